@@ -113,6 +113,9 @@ type Server struct {
 // startTimeout is for a machine with every core busy; a start takes about a second.
 const startTimeout = time.Minute
 
+// stopTimeout is how long a server may take to stop before it is told more harshly.
+const stopTimeout = 20 * time.Second
+
 // Start makes a data directory and runs a server on it until Close.
 func Start(cfg Config) (*Server, error) {
 	bin, err := Find(cfg.Version)
@@ -184,12 +187,13 @@ func (s *Server) initdb() error {
 	return nil
 }
 
-// command runs in the server's directory, as its owner, and out of reach of the terminal's Ctrl-C.
+// command runs in the server's directory, as its owner, in a session of its own: what ends ours, be it the terminal's
+// Ctrl-C, must not end the supervisor before its work is done.
 func (s *Server) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "HOME="+s.dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: s.owner}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: s.owner}
 	return cmd
 }
 
@@ -482,7 +486,7 @@ func (s *Server) Stop(mode Mode) error {
 		select {
 		case <-s.exited:
 			return nil
-		case <-time.After(20 * time.Second):
+		case <-time.After(stopTimeout):
 		}
 	}
 	return errors.New("postgres outlives SIGKILL")
@@ -512,7 +516,15 @@ func (s *Server) Restart(mode Mode) error {
 	return s.run()
 }
 
-// Close stops the server and removes everything it wrote.
+// Close stops the server at once and removes everything it wrote.
 func (s *Server) Close() error {
+	if s.lifeline != nil {
+		_ = s.lifeline.Close() // the supervisor does the rest, even if we do not live to see it
+		select {
+		case <-s.exited:
+			s.lifeline = nil
+		case <-time.After(stopTimeout):
+		}
+	}
 	return errors.Join(s.Stop(Immediate), os.RemoveAll(s.dir))
 }
