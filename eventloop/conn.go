@@ -1,0 +1,194 @@
+package eventloop
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrAgain says that a read or write would have to wait; the handler is called when it is worth another try.
+var ErrAgain = errors.New("would block")
+
+// Events is what a loop noticed about a Conn.
+type Events uint8
+
+// The events. A Conn whose peer is gone is readable, too: reading tells how it went.
+const (
+	Readable Events = 1 << iota
+	Writable
+	Hangup // the peer closed its sending side, or the connection broke
+)
+
+// Handler is told what happened to its Conn, on the goroutine of l. It calls [Conn.Note] first, once it is sure to own the
+// Conn: when its owner may move the Conn to another loop, the handler may find that it has just been moved.
+type Handler interface {
+	Ready(l *Loop, e Events)
+}
+
+// Conn is a non-blocking stream socket watched by a loop. Its zero value is ready for [Conn.Attach]. It is meant to be
+// part of its owner's struct, and it must not be copied.
+type Conn struct {
+	fd         int32
+	generation uint32
+	loop       atomic.Pointer[Loop]
+	handler    Handler
+	secure     *Secure // nil without TLS
+
+	readable bool // there may be something to read
+	hangup   bool // the end of the stream is known to be near: keep reading until it comes
+}
+
+var generations atomic.Uint32
+
+// Attach makes fd, a connected non-blocking stream socket that nothing else uses, this Conn's own and has l watch it.
+// secure is nil, or the TLS layer that was set up over the same socket. On l's goroutine, or while l does not know c.
+func (c *Conn) Attach(l *Loop, fd int, secure *Secure, h Handler) error {
+	c.fd, c.handler, c.secure = int32(fd), h, secure
+	c.generation = max(generations.Add(1), 1) // 0 is the loop's own
+	c.readable, c.hangup = true, false        // whether something came before we watched is found by reading
+	if secure != nil {
+		secure.conn = c
+	}
+	return c.watch(l)
+}
+
+func (c *Conn) watch(l *Loop) error {
+	c.loop.Store(l)
+	l.group.table.set(int(c.fd), c)
+	if err := l.poller.add(int(c.fd), c.generation); err != nil {
+		l.group.table.set(int(c.fd), nil)
+		return err
+	}
+	return nil
+}
+
+// MoveTo has l watch c instead of the loop that does. The caller owns c exclusively and runs on l's goroutine.
+func (c *Conn) MoveTo(l *Loop) error {
+	from := c.loop.Load()
+	if from == l {
+		return nil
+	}
+	from.poller.remove(int(c.fd))
+	c.generation = max(generations.Add(1), 1) // what the old loop has yet to tell is void
+	c.readable = true
+	return c.watch(l)
+}
+
+// Loop is the loop that watches c.
+func (c *Conn) Loop() *Loop { return c.loop.Load() }
+
+// Open reports whether c has a socket.
+func (c *Conn) Open() bool { return c.loop.Load() != nil }
+
+// Encrypted reports whether c speaks TLS.
+func (c *Conn) Encrypted() bool { return c.secure != nil }
+
+// Note records events that the handler was told.
+func (c *Conn) Note(e Events) {
+	if e&Readable != 0 {
+		c.readable = true
+		if c.secure != nil {
+			c.secure.drained = false
+		}
+	}
+	if e&Hangup != 0 {
+		c.hangup = true
+	}
+}
+
+// Readable reports whether a read is worth trying. It stays true until a read came back short.
+func (c *Conn) Readable() bool { return c.readable }
+
+// Gone reports whether the peer has closed its side or the connection broke; there may still be data to read.
+func (c *Conn) Gone() bool { return c.hangup }
+
+// Read reads what is there, at most len(p) bytes. Errors: [ErrAgain], io.EOF, or the socket's own.
+func (c *Conn) Read(p []byte) (int, error) {
+	if c.secure != nil {
+		return c.secure.read(p)
+	}
+	return c.rawRead(p)
+}
+
+// Write writes as much of p as fits. When that is not all of it the error is [ErrAgain].
+func (c *Conn) Write(p []byte) (int, error) {
+	if c.secure != nil {
+		return c.secure.write(p)
+	}
+	return c.rawWrite(p)
+}
+
+// Flush pushes out what TLS has encrypted but the socket had no room for; without TLS there is nothing to push.
+func (c *Conn) Flush() error {
+	if c.secure != nil {
+		return c.secure.flush()
+	}
+	return nil
+}
+
+// CloseWrite tells the peer that nothing more will come.
+func (c *Conn) CloseWrite() {
+	if c.secure != nil {
+		_ = c.secure.tls.CloseWrite()
+	}
+	_ = unix.Shutdown(int(c.fd), unix.SHUT_WR)
+}
+
+// Close closes the socket and forgets it. Closing a closed Conn does nothing.
+func (c *Conn) Close() {
+	l := c.loop.Load()
+	if l == nil {
+		return
+	}
+	l.group.table.set(int(c.fd), nil)
+	c.loop.Store(nil)
+	unix.Close(int(c.fd)) // leaves epoll with its last descriptor
+	c.secure = nil
+}
+
+// The sockets are non-blocking, so these system calls cannot wait and the scheduler need not hear of them.
+
+func (c *Conn) rawRead(p []byte) (int, error) {
+	for {
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(c.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		switch errno {
+		case 0:
+			if n == 0 {
+				return 0, io.EOF
+			}
+			if int(n) < len(p) && !c.hangup {
+				c.readable = false // the next byte to come makes a new event (epoll(7), Q9)
+			}
+			return int(n), nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			c.readable = false
+			return 0, ErrAgain
+		default:
+			return 0, fmt.Errorf("read: %w", errno)
+		}
+	}
+}
+
+func (c *Conn) rawWrite(p []byte) (written int, err error) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(c.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_NOSIGNAL, 0, 0)
+		switch errno {
+		case 0:
+			written += int(n)
+			if int(n) == len(p) {
+				return written, nil
+			}
+			p = p[n:] // once more: only EAGAIN promises an event when there is room
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return written, ErrAgain
+		default:
+			return written, fmt.Errorf("write: %w", errno)
+		}
+	}
+}

@@ -1,0 +1,187 @@
+package pool
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/weirproxy/weir/eventloop"
+	"github.com/weirproxy/weir/pgwire"
+)
+
+// DialFunc opens one connection to the server that is logged in and idle, with the startup parameters of cfg and, above
+// them, extra.
+type DialFunc func(ctx context.Context, extra []Setting) (*Dialed, error)
+
+// Dialed is a connection that left pgconn's hands: its socket, still with the Go runtime, and what the login told.
+type Dialed struct {
+	hijacked *pgconn.HijackedConn
+	socket   net.Conn          // the TCP or Unix connection itself
+	secure   *eventloop.Secure // nil without TLS
+}
+
+// Close says goodbye and waits, for a while, until the server has closed its end, too.
+func (d *Dialed) Close() {
+	conn := d.hijacked.Conn
+	if d.secure != nil {
+		conn = d.socket // the TLS layer has been detached for a loop; the server takes the end of the stream as well
+	} else {
+		_, _ = conn.Write(pgwire.AppendMessage(nil, pgwire.Terminate))
+	}
+	if half, ok := d.socket.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(closingTime))
+	_, _ = io.Copy(io.Discard, conn)
+	_ = conn.Close()
+}
+
+// Dial makes a DialFunc of a pgconn configuration: every option of its connection string holds. pgconn logs in; then the
+// connection is taken over, TLS layer included.
+func Dial(cfg *pgconn.Config) DialFunc {
+	return func(ctx context.Context, extra []Setting) (*Dialed, error) {
+		c := cfg.Copy()
+		for _, s := range extra {
+			c.RuntimeParams[s.Name] = s.Value
+		}
+		var sockets []*eventloop.Secure // one per address tried; the last is the one that worked
+		dial := c.DialFunc
+		c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			sockets = append(sockets, eventloop.NewSecure(conn))
+			return sockets[len(sockets)-1], nil
+		}
+		conn, err := pgconn.ConnectConfig(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		hijacked, err := conn.Hijack()
+		if err != nil {
+			return nil, err
+		}
+		if n := hijacked.Frontend.ReadBufferLen(); n > 0 {
+			_ = hijacked.Conn.Close()
+			return nil, fmt.Errorf("the server sent %d bytes after the login that nobody asked for", n)
+		}
+		hijacked.Frontend = nil // its buffers are not needed any more
+		hijacked.Config.DialFunc = dial
+		return takeOver(hijacked, sockets[len(sockets)-1]), nil
+	}
+}
+
+func takeOver(h *pgconn.HijackedConn, wrapped *eventloop.Secure) *Dialed {
+	d := &Dialed{hijacked: h, socket: wrapped.Conn}
+	if t, ok := h.Conn.(*tls.Conn); ok {
+		wrapped.Detach(t)
+		d.secure = wrapped
+	}
+	return d
+}
+
+// dialLocked starts as many dials as there are waiters without one, within the budget.
+func (p *Pool) dialLocked() {
+	b := p.budget
+	if p.retrying || b.closed {
+		return
+	}
+	for p.dialing < min(p.waiting.len, dialsAtOnce) && b.counts.Open() < b.cfg.Connections {
+		p.dialing++
+		b.counts.Dialing++
+		b.running.Go(p.dialOne)
+		if p.backoff > 0 {
+			return // one at a time while the server does not answer
+		}
+	}
+}
+
+// dialOne opens a connection for whoever waits longest.
+func (p *Pool) dialOne() {
+	ctx, cancel := context.WithTimeoutCause(p.budget.ctx, p.budget.cfg.Connect, context.DeadlineExceeded)
+	defer cancel()
+	d, err := p.dial(ctx, nil)
+	if err == nil {
+		err = p.adopt(d)
+	}
+	if err != nil {
+		p.dialFailed(err)
+	}
+	if p.dialed != nil && p.budget.ctx.Err() == nil {
+		p.dialed(err)
+	}
+}
+
+// adopt puts a new connection under a loop and gives it to the longest waiter, or on the shelf.
+func (p *Pool) adopt(d *Dialed) error {
+	b := p.budget
+	p.welcome(d)
+	fd, err := eventloop.Take(d.socket)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	s := &Server{pool: p, hijacked: d.hijacked, params: maps.Clone(d.hijacked.ParameterStatuses), born: now}
+	if b.cfg.ServerLifetime > 0 {
+		s.expires = now.Add(jittered(b.cfg.ServerLifetime))
+	}
+	l := p.loopForNext()
+	b.mu.Lock()
+	p.dialing--
+	b.counts.Dialing--
+	b.counts.Used++
+	p.backoff = 0
+	p.dialLocked() // the server answers again: full speed
+	b.mu.Unlock()
+	l.Post(eventloop.TaskFunc(func() {
+		if err := s.Conn.Attach(l, fd, d.secure, s); err != nil {
+			b.log.Error("watch a server connection", "error", err)
+			s.Retire(l)
+			return
+		}
+		p.Release(s)
+	}))
+	return nil
+}
+
+// loopForNext is the loop of the longest waiter.
+func (p *Pool) loopForNext() *eventloop.Loop {
+	p.budget.mu.Lock()
+	defer p.budget.mu.Unlock()
+	if p.waiting.head != nil {
+		return p.waiting.head.Loop
+	}
+	return p.budget.loops.Next()
+}
+
+// dialFailed has another try made after a while, if someone still waits then.
+func (p *Pool) dialFailed(err error) {
+	b := p.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p.dialing--
+	b.counts.Dialing--
+	if b.closed {
+		return
+	}
+	b.log.Warn("connect to the server", "error", err)
+	p.backoff = min(max(2*p.backoff, firstBackoff), lastBackoff)
+	if !p.retrying {
+		p.retrying = true
+		time.AfterFunc(p.backoff, p.retry)
+	}
+}
+
+func (p *Pool) retry() {
+	p.budget.mu.Lock()
+	defer p.budget.mu.Unlock()
+	p.retrying = false
+	p.dialLocked()
+}

@@ -1,0 +1,230 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/weirproxy/weir/eventloop"
+	"github.com/weirproxy/weir/pgwire"
+)
+
+// resetTime is how long a server may take to come back to a clean state before it is closed instead.
+const resetTime = 5 * time.Second
+
+// Leftover is the state that a borrower leaves a server in.
+type Leftover struct {
+	Owed     int  // ReadyForQuery messages that have not come yet
+	Status   byte // transaction status by the last ReadyForQuery
+	Unsynced bool // extended-protocol messages were sent with no Sync behind them
+	CopyIn   bool // the server waits for COPY data
+	Extended bool // the COPY was started by Execute, and ends with a Sync
+	Dirty    bool // session state was changed: DISCARD ALL
+	Cancel   bool // what runs is not wanted any more
+	Broken   bool // a message was left unfinished: nothing can be said any more
+}
+
+// resetting brings a server back to a state in which it can be lent, without any client.
+type resetting struct {
+	s        *Server
+	l        *eventloop.Loop
+	left     Leftover
+	handler  eventloop.Handler
+	out      []byte // not yet written
+	cancelAt bool   // a cancel was sent: one more round trip proves that it has arrived
+	ours     bool   // what runs is our own cleaning: an error is the end
+	skip     int    // bytes of a long message that are still to come
+	over     bool
+}
+
+// Reset cleans up behind a borrower that left: cancels what runs, takes and drops what the server still has to say, ends the
+// transaction, drops session state, and releases the server. What does not succeed in time ends with Retire. The caller
+// owns s and runs on its loop.
+func (s *Server) Reset(l *eventloop.Loop, left Leftover) {
+	if left.Broken || !s.Conn.Open() {
+		s.Retire(l)
+		return
+	}
+	r := &resetting{s: s, l: l, left: left}
+	r.handler = r
+	s.lent.Store(&r.handler)
+	l.Arm(&s.timer, resetTime, r)
+	s.cleaning = r
+	if left.Cancel && left.Owed > 0 {
+		s.CancelSoon(l)
+	}
+	r.cancelAt = s.Cancels > 0
+	switch {
+	case left.CopyIn:
+		r.failCopy()
+	case left.Unsynced:
+		r.sync()
+	}
+	r.read()
+}
+
+// CancelSoon sends a cancel request in the background. The server must not be released before it has had its effect:
+// [Server.Cancels] counts, on loop l, and [Server.Reset] waits for it.
+func (s *Server) CancelSoon(l *eventloop.Loop) {
+	s.Cancels++
+	s.pool.budget.running.Go(func() {
+		ctx, stop := context.WithTimeout(s.pool.budget.ctx, resetTime)
+		defer stop()
+		if err := s.Cancel(ctx); err != nil && s.pool.budget.ctx.Err() == nil {
+			s.pool.budget.log.Warn("cancel a query", "error", err)
+		}
+		l.Post(eventloop.TaskFunc(s.cancelled))
+	})
+}
+
+func (s *Server) cancelled() {
+	s.Cancels--
+	if s.cleaning != nil {
+		s.cleaning.step()
+	}
+}
+
+// Ready is called when the server has said something.
+func (r *resetting) Ready(_ *eventloop.Loop, e eventloop.Events) {
+	r.s.Conn.Note(e)
+	if !r.over && e&eventloop.Writable != 0 {
+		r.flush()
+	}
+	r.read()
+}
+
+// Run is called when the time is over.
+func (r *resetting) Run() { r.fail() }
+
+func (r *resetting) failCopy() {
+	r.left.CopyIn = false
+	r.out = pgwire.AppendMessage(r.out, pgwire.CopyFail, []byte("the client has left\x00"))
+	if r.left.Extended {
+		r.sync()
+	}
+	r.flush()
+}
+
+func (r *resetting) sync() {
+	r.left.Unsynced = false
+	r.left.Owed++
+	r.out = pgwire.AppendMessage(r.out, pgwire.Sync)
+	r.flush()
+}
+
+func (r *resetting) query(sql string) {
+	r.ours = true
+	r.left.Owed++
+	r.out = pgwire.AppendQuery(r.out, sql)
+	r.flush()
+}
+
+func (r *resetting) flush() {
+	n, err := r.s.Conn.Write(r.out)
+	r.out = r.out[n:]
+	if err != nil && !errors.Is(err, eventloop.ErrAgain) {
+		r.fail()
+	}
+}
+
+func (r *resetting) fail() {
+	if r.over {
+		return
+	}
+	r.finish()
+	r.s.Retire(r.l)
+}
+
+// read takes what the server says until it has to be waited for.
+func (r *resetting) read() {
+	for !r.over && r.s.Conn.Readable() {
+		n := copy(r.l.Scratch, r.s.carry)
+		m, err := r.s.Conn.Read(r.l.Scratch[n:])
+		if errors.Is(err, eventloop.ErrAgain) {
+			break
+		}
+		if err != nil || !r.hear(r.l.Scratch[:n+m]) {
+			r.fail()
+			return
+		}
+	}
+	r.step()
+}
+
+// hear reports whether what the server said leaves hope.
+func (r *resetting) hear(b []byte) bool {
+	for {
+		drop := min(r.skip, len(b))
+		b, r.skip = b[drop:], r.skip-drop
+		if len(b) < pgwire.HeaderSize {
+			break
+		}
+		body, err := pgwire.Length(b)
+		if err != nil {
+			return false
+		}
+		switch b[0] {
+		case pgwire.ReadyForQuery, pgwire.ParameterStatus, pgwire.ErrorResponse:
+			if len(b) < pgwire.HeaderSize+body && len(b) < eventloop.ScratchSize/2 {
+				r.s.carry = append(r.s.carry[:0], b...)
+				return true
+			}
+			part := b[pgwire.HeaderSize:min(len(b), pgwire.HeaderSize+body)]
+			if !r.heard(b[0], part) {
+				return false
+			}
+		case pgwire.CopyInResponse:
+			r.failCopy()
+		}
+		r.skip = pgwire.HeaderSize + body
+	}
+	r.s.carry = append(r.s.carry[:0], b...)
+	return true
+}
+
+func (r *resetting) heard(t byte, body []byte) bool {
+	switch t {
+	case pgwire.ReadyForQuery:
+		if len(body) != 1 || r.left.Owed == 0 {
+			return false
+		}
+		r.left.Owed--
+		r.left.Status = body[0]
+	case pgwire.ParameterStatus:
+		r.s.NoteParameter(body)
+	case pgwire.ErrorResponse:
+		e := pgwire.ParseError(body)
+		return !e.Fatal() && !r.ours
+	}
+	return true
+}
+
+// step does what comes next once the server has answered all that was asked.
+func (r *resetting) step() {
+	if r.over || r.left.Owed > 0 || r.s.Cancels > 0 {
+		return
+	}
+	switch {
+	case r.cancelAt:
+		r.cancelAt = false
+		r.sync()
+	case r.left.Status != pgwire.Idle && r.ours:
+		r.fail()
+	case r.left.Status != pgwire.Idle:
+		r.query("ROLLBACK")
+	case r.left.Dirty:
+		r.left.Dirty = false
+		r.s.Prepared.Clear()
+		r.s.Settings = nil
+		r.query("DISCARD ALL")
+	default:
+		r.finish()
+		r.s.pool.Release(r.s)
+	}
+}
+
+func (r *resetting) finish() {
+	r.over = true
+	r.s.cleaning = nil
+	r.l.Disarm(&r.s.timer)
+}

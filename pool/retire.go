@@ -1,0 +1,102 @@
+package pool
+
+import (
+	"errors"
+	"time"
+
+	"github.com/weirproxy/weir/eventloop"
+	"github.com/weirproxy/weir/pgwire"
+)
+
+// closingTime is how long a server may take to close its end. A backend lives on until it notices that its client is gone,
+// and counts against max_connections as long.
+const closingTime = 2 * time.Second
+
+// retiring waits for the server to close its end of the connection.
+type retiring struct {
+	s       *Server
+	l       *eventloop.Loop
+	handler eventloop.Handler
+	then    func() // takes over the place in the budget; nil: the place is free
+	over    bool
+}
+
+// Retire closes s, which the caller owns, on its loop. It counts as closing until the server has closed its end.
+func (s *Server) Retire(l *eventloop.Loop) { s.retire(l, nil) }
+
+// retireSoon retires s, which the caller owns, from any goroutine.
+func (s *Server) retireSoon() {
+	l := s.Conn.Loop()
+	if l == nil { // never attached
+		s.counted(func(c *Counts) { c.Used-- })
+		return
+	}
+	l.Post(eventloop.TaskFunc(func() { s.Retire(l) }))
+}
+
+func (s *Server) retire(l *eventloop.Loop, then func()) {
+	r := &retiring{s: s, l: l, then: then}
+	r.handler = r
+	s.lent.Store(&r.handler)
+	s.counted(func(c *Counts) { c.Used--; c.Closing++ })
+	if !s.Conn.Open() {
+		r.finish()
+		return
+	}
+	_, _ = s.Conn.Write(pgwire.AppendMessage(nil, pgwire.Terminate)) // when it does not fit, the end of the stream says it
+	s.Conn.CloseWrite()
+	l.Arm(&s.timer, closingTime, r)
+	r.read()
+}
+
+// Ready is called when the server has said something more, or closed.
+func (r *retiring) Ready(_ *eventloop.Loop, e eventloop.Events) {
+	r.s.Conn.Note(e)
+	r.read()
+}
+
+// Run is called when the server has taken too long.
+func (r *retiring) Run() { r.finish() }
+
+func (r *retiring) read() {
+	for !r.over {
+		if _, err := r.s.Conn.Read(r.l.Scratch); errors.Is(err, eventloop.ErrAgain) {
+			return
+		} else if err != nil {
+			r.finish()
+		}
+	}
+}
+
+func (r *retiring) finish() {
+	if r.over {
+		return
+	}
+	r.over = true
+	r.l.Disarm(&r.s.timer)
+	r.s.Conn.Close()
+	if r.then != nil {
+		r.s.counted(func(c *Counts) { c.Closing--; c.Dialing++ })
+		r.then()
+		return
+	}
+	r.s.counted(func(c *Counts) { c.Closing-- })
+}
+
+// counted changes the budget's counts, and has the freed place used where someone waits for it.
+func (s *Server) counted(change func(*Counts)) {
+	b := s.pool.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change(&b.counts)
+	b.dialForAllLocked()
+}
+
+// dialForAllLocked dials for the pools that wait, as far as there is room.
+func (b *Budget) dialForAllLocked() {
+	for _, p := range b.pools {
+		if p.waiting.len > 0 {
+			p.dialLocked()
+		}
+	}
+}

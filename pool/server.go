@@ -1,0 +1,122 @@
+package pool
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/weirproxy/weir/eventloop"
+	"github.com/weirproxy/weir/pgwire"
+)
+
+// Server is one connection to a PostgreSQL server, logged in. Whoever has it from [Pool.Acquire] owns it until giving it
+// back by [Pool.Release], [Server.Reset] or [Server.Retire].
+type Server struct {
+	Conn     eventloop.Conn
+	Prepared Prepared
+	Settings *Settings // what the last borrower had set through us; nil: as the server user's own
+	Cancels  int       // cancel requests under way; the borrower's loop counts them, and the server must not go on before 0
+
+	pool     *Pool
+	hijacked *pgconn.HijackedConn // for cancel requests: address, key and TLS settings
+	params   map[string]string    // as last reported by the server
+	born     time.Time
+	expires  time.Time                         // end of the server's lifetime, jittered
+	rested   time.Time                         // when it was last put on the shelf
+	shelved  bool                              // guarded by the budget's lock
+	lent     atomic.Pointer[eventloop.Handler] // nil while on the shelf
+	cleaning *resetting                        // at work after Reset
+	timer    eventloop.Timer
+	carry    []byte // the start of a message of an idle or retiring server
+}
+
+// Pool is where the server belongs.
+func (s *Server) Pool() *Pool { return s.pool }
+
+// LendTo names the handler of the borrower, which hears of s from now on, on the loop that s is moved to. The handler
+// lives where h points as long as s is lent.
+func (s *Server) LendTo(l *eventloop.Loop, h *eventloop.Handler) error {
+	err := s.Conn.MoveTo(l) // before the handler changes: see Ready
+	s.lent.Store(h)
+	return err
+}
+
+// Ready passes events to the borrower; on the shelf the server listens itself.
+//
+// Another loop may be taking the server off the shelf at this very moment. It moves the Conn first and names the new
+// handler then, so a loop that sees the new handler sees the move as well.
+func (s *Server) Ready(l *eventloop.Loop, e eventloop.Events) {
+	h := s.lent.Load()
+	if s.Conn.Loop() != l {
+		return
+	}
+	if h != nil {
+		(*h).Ready(l, e)
+		return
+	}
+	if s.pool.claim(s) {
+		s.Conn.Note(e)
+		s.listenIdle(l)
+	}
+}
+
+// listenIdle reads what a server says while nobody has asked it anything: parameter changes and notices are taken note
+// of, notifications dropped; a FATAL, the end of the stream or anything that only answers a question ends the connection.
+func (s *Server) listenIdle(l *eventloop.Loop) {
+	for s.Conn.Readable() {
+		n := copy(l.Scratch, s.carry)
+		m, err := s.Conn.Read(l.Scratch[n:])
+		if err == eventloop.ErrAgain {
+			break
+		}
+		if err != nil || !s.hearIdle(l.Scratch[:n+m]) {
+			s.Retire(l)
+			return
+		}
+	}
+	s.pool.Release(s)
+}
+
+// hearIdle reports whether the server may stay after having said b.
+func (s *Server) hearIdle(b []byte) bool {
+	for len(b) >= pgwire.HeaderSize {
+		body, err := pgwire.Length(b)
+		if err != nil || pgwire.HeaderSize+body > eventloop.ScratchSize/2 {
+			return false
+		}
+		if len(b) < pgwire.HeaderSize+body {
+			break
+		}
+		switch b[0] {
+		case pgwire.ParameterStatus:
+			s.NoteParameter(b[pgwire.HeaderSize:][:body])
+		case pgwire.NoticeResponse, pgwire.NotificationResponse:
+		default:
+			return false
+		}
+		b = b[pgwire.HeaderSize+body:]
+	}
+	s.carry = append(s.carry[:0], b...)
+	return true
+}
+
+// NoteParameter remembers the body of a ParameterStatus.
+func (s *Server) NoteParameter(body []byte) {
+	name, rest, _ := pgwire.CString(body)
+	value, _, ok := pgwire.CString(rest)
+	if ok && s.params[string(name)] != string(value) {
+		s.params[string(name)] = string(value)
+	}
+}
+
+// Cancel asks the server to cancel what it is doing for this connection (manual, "Canceling Requests in Progress"). It
+// returns when the server has closed the cancelling connection, which it does after having sent the signal.
+func (s *Server) Cancel(ctx context.Context) error {
+	conn, err := pgconn.Construct(s.hijacked)
+	if err != nil {
+		return err
+	}
+	return conn.CancelRequest(ctx)
+}

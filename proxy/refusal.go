@@ -1,0 +1,77 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"time"
+)
+
+// Reason is why a function was turned away: one row of the table below.
+type Reason struct {
+	Label    string // in metrics, logs and the DETAIL
+	SQLSTATE string
+	HTTP     int // status for protocols that speak HTTP
+	Message  string
+}
+
+// The reasons. This table is all that clients, logs and metrics know about being turned away; a new reason is one row.
+var (
+	Rate         = &Reason{"rate", "53400", 429, "rate limit exceeded"}
+	QueueFull    = &Reason{"queue_full", "53300", 503, "too many clients are waiting for the database"}
+	QueueTimeout = &Reason{"queue_timeout", "53300", 503, "waited too long for the database"}
+	Breaker      = &Reason{"breaker", "57P03", 503, "the database is not answering"}
+	Draining     = &Reason{"draining", "57P01", 503, "the proxy is shutting down"}
+	Clients      = &Reason{"clients", "53300", 503, "too many clients are connected"}
+	LoginStorm   = &Reason{"login_storm", "53300", 503, "too many clients are logging in"}
+	Protocol     = &Reason{"protocol", "08P01", 400, "protocol violation"}
+	NotSupported = &Reason{"not_supported", "0A000", 501, "not supported in this pool mode"}
+)
+
+// Reasons are all of them, in the order of the documentation.
+var Reasons = []*Reason{Rate, QueueFull, QueueTimeout, Breaker, Draining, Clients, LoginStorm, Protocol, NotSupported}
+
+// Refusal is one decision against one function. Nothing of what it refuses was executed.
+type Refusal struct {
+	*Reason
+	ID         string        // finds the decision in the log
+	Rule       string        // the setting that decided, as in the config
+	Observed   string        // what was measured
+	Limit      string        // against what
+	Waited     time.Duration // in the queue
+	RetryAfter time.Duration // an estimate; 0: no use in trying again soon
+	Cause      error         // for the log; may be nil
+}
+
+// Error says what was refused and why.
+func (r *Refusal) Error() string {
+	return r.Message + ": " + r.Detail()
+}
+
+// Unwrap returns the cause.
+func (r *Refusal) Unwrap() error { return r.Cause }
+
+// Detail is the DETAIL that clients read.
+func (r *Refusal) Detail() string {
+	return fmt.Sprintf("not executed; id=%s rule=%s observed=%s limit=%s waited_ms=%d", r.ID, r.Rule, r.Observed, r.Limit, r.Waited.Milliseconds())
+}
+
+// Hint is the HINT that clients read, or "". It is spread by a quarter each way so that those who were refused together do
+// not come back together.
+func (r *Refusal) Hint() string {
+	if r.RetryAfter <= 0 {
+		return ""
+	}
+	ms := float64(r.RetryAfter) / float64(time.Millisecond)
+	return fmt.Sprintf("retry after %d ms", max(1, int(ms*(0.75+0.5*rand.Float64()))))
+}
+
+// AsRefusal finds a Refusal in err.
+func AsRefusal(err error) (*Refusal, bool) {
+	var r *Refusal
+	ok := errors.As(err, &r)
+	return r, ok
+}
+
+func newID() string { return strconv.FormatUint(rand.Uint64()>>16, 36) }
