@@ -1,0 +1,166 @@
+package house_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/weirproxy/weir"
+
+// allowed is every arrow between our packages: what a package may import besides its tests. Add a row with a new package,
+// and an arrow only after a thought about the reverse one: there are no circles, and few arrows.
+var allowed = map[string][]string{
+	// Nouns that need nobody else. fleet and limiter meet in a function type that limiter declares.
+	"auth":      {},
+	"breaker":   {},
+	"eventloop": {},
+	"fleet":     {},
+	"limiter":   {},
+	"pgwire":    {},
+
+	"pool":           {"eventloop", "pgwire"},
+	"config":         {"breaker", "fleet", "limiter", "pool"}, // their Config structs
+	"proxy":          {"breaker", "limiter"},                  // what all protocols share
+	"proxy/postgres": {"auth", "breaker", "eventloop", "limiter", "pgwire", "pool", "proxy"},
+	"admin":          {"proxy"},
+
+	"cmd/weir": {anything},
+
+	// Help for tests, benchmarks and the demo.
+	"internal/bench":      {},
+	"internal/certs":      {},
+	"internal/drivers":    {},
+	"internal/house":      {},
+	"internal/pgserver":   {"internal/certs"},
+	"internal/pgtest":     {"internal/pgserver"},
+	"internal/redistest":  {},
+	"scripts/testsummary": {},
+}
+
+const anything = "*"
+
+func TestImportsAreThoseOfTheTable(t *testing.T) {
+	for name, imports := range ourImports(t) {
+		may, known := allowed[name]
+		if !known {
+			t.Errorf("package %s is not in the table of allowed imports", name)
+			continue
+		}
+		for _, imported := range imports {
+			if !slices.Contains(may, imported) && !slices.Contains(may, anything) {
+				t.Errorf("%s imports %s, which the table does not allow", name, imported)
+			}
+		}
+	}
+}
+
+func TestTableHasNoCircle(t *testing.T) {
+	const visiting, done = 1, 2
+	state := map[string]int{}
+	var visit func(name string, way []string)
+	visit = func(name string, way []string) {
+		way = append(way, name)
+		switch state[name] {
+		case done:
+			return
+		case visiting:
+			t.Errorf("circle: %s", strings.Join(way, " → "))
+			return
+		}
+		state[name] = visiting
+		for _, next := range allowed[name] {
+			if _, known := allowed[next]; !known && next != anything {
+				t.Errorf("%s may import %s, which has no row", name, next)
+			}
+			visit(next, way)
+		}
+		state[name] = done
+	}
+	for _, name := range slices.Sorted(maps.Keys(allowed)) {
+		visit(name, nil)
+	}
+}
+
+func TestHouseHasItsRooms(t *testing.T) {
+	for _, name := range []string{"cmd", "proxy", "limiter", "breaker", "config", "docs", "go.mod", "Dockerfile"} {
+		if _, err := os.Stat(filepath.Join(root, name)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// root is the module's directory, seen from this one.
+const root = "../.."
+
+// ourImports is which of our packages each of them imports, tests left out. It reads files of all platforms.
+func ourImports(t *testing.T) map[string][]string {
+	t.Helper()
+	imports := map[string][]string{}
+	eachImport(t, func(file, imported string) {
+		name := packageOf(file)
+		if _, ok := imports[name]; !ok {
+			imports[name] = nil
+		}
+		if ours, ok := strings.CutPrefix(imported, module+"/"); ok && !strings.HasSuffix(file, "_test.go") {
+			if !slices.Contains(imports[name], ours) {
+				imports[name] = append(imports[name], ours)
+			}
+		}
+	})
+	if len(imports) < 5 {
+		t.Fatalf("found only %v: is %s still the module's directory?", imports, root)
+	}
+	return imports
+}
+
+// packageOf is the package of a file, relative to the module.
+func packageOf(file string) string { return path.Dir(filepath.ToSlash(file)) }
+
+// eachImport calls visit for each import of each Go file of the module, and once with "" for each file. The file's name is
+// relative to the module.
+func eachImport(t *testing.T, visit func(file, imported string)) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			if base := entry.Name(); base == "testdata" || base == "node_modules" || strings.HasPrefix(base, ".") && base != ".." {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if filepath.Ext(name) != ".go" {
+			return nil
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		file, err := filepath.Rel(root, name)
+		if err != nil {
+			return err
+		}
+		visit(file, "")
+		for _, spec := range parsed.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			visit(file, imported)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
