@@ -1,0 +1,42 @@
+// Package limiter decides whether a transaction may start now: token buckets for how many start per second, and the errors
+// of a caller that was turned away.
+//
+// A Local bucket belongs to one process. A Leased bucket is one bucket for a whole fleet, of which each weir holds a few
+// tokens ahead of need. Neither ever makes a caller wait: a Take succeeds, or it says when to come back.
+package limiter
+
+import (
+	"errors"
+	"math"
+	"time"
+)
+
+// What a caller that was turned away is told.
+var (
+	ErrRate         = errors.New("rate limit exceeded")
+	ErrQueueFull    = errors.New("too many clients are waiting")
+	ErrQueueTimeout = errors.New("waited too long for a server connection")
+)
+
+// Bucket hands out tokens, one for each transaction that starts. It is safe for concurrent use.
+type Bucket interface {
+	// Take takes one token. Without one it reports false and after how long one may be there; that costs the bucket nothing.
+	// It never blocks, never touches the network and never allocates.
+	Take() (retryAfter time.Duration, ok bool)
+}
+
+var (
+	_ Bucket = (*Local)(nil)
+	_ Bucket = (*Leased)(nil)
+)
+
+// soonest is the shortest retryAfter worth telling: below it a client's own way to us takes longer.
+const soonest = time.Millisecond
+
+// burstOf is the size of the bucket: what Rate says, or one second's worth.
+func burstOf(r Rate) int {
+	if r.Burst > 0 {
+		return r.Burst
+	}
+	return max(1, int(math.Ceil(r.PerSecond)))
+}
