@@ -1,0 +1,110 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// Source is where a configuration comes from and what its ${…} stand for.
+type Source struct {
+	File     string                            // as problems name it; relative paths inside are relative to its directory
+	Env      func(name string) (string, bool)  // ${NAME}; os.LookupEnv if nil
+	ReadFile func(path string) ([]byte, error) // ${file:path} and certificates; regular files of up to 1 MiB if nil
+}
+
+// Load reads, expands and checks the file at path. env is what ${NAME} stands for, os.LookupEnv if nil.
+//
+// The error is a Problems with everything that is wrong; then there is no Config. Warnings come in either case, in the
+// form of Problems.
+func Load(path string, env func(name string) (string, bool)) (cfg *Config, warnings Problems, err error) {
+	data, err := readConfig(path)
+	if err != nil {
+		return nil, nil, Problems{{File: path, Message: why(err)}}
+	}
+	return Parse(data, Source{File: path, Env: env})
+}
+
+// Parse is Load for a file whose content is at hand.
+func Parse(data []byte, src Source) (cfg *Config, warnings Problems, err error) {
+	r := newReader(src)
+	cfg = Default()
+	if root := r.parse(data); root != nil {
+		r.read(root, cfg)
+		if r.ok("") {
+			r.check(cfg)
+		}
+	}
+	if len(r.problems) > 0 {
+		return nil, r.warnings.sorted(), r.problems.sorted()
+	}
+	return cfg, r.warnings.sorted(), nil
+}
+
+// FromUpstream is the configuration without a file: one resource with the defaults, named after the DSN's database,
+// for clients of this machine, who are believed.
+func FromUpstream(dsn string) (*Config, error) {
+	const flag = "--upstream"
+	parsed, err := parseDSN(dsn)
+	if err != nil {
+		return nil, Problems{{File: flag, Message: err.Error()}}
+	}
+	name := parsed.Database
+	if name == "" {
+		name = parsed.User // as PostgreSQL does
+	}
+	if what, expected := badResourceName(name); what != "" {
+		return nil, Problems{{File: flag, Message: fmt.Sprintf("its database name %s; expected %s", what, expected)}}
+	}
+	cfg := Default()
+	cfg.Auth.Method = AuthTrust
+	r := DefaultResource()
+	r.Upstream = DSN{NewSecret(dsn), showDSN(parsed)}
+	cfg.Resources = map[string]Resource{name: r}
+	return cfg, nil
+}
+
+// maxFile is more than any configuration needs, and little enough to be read by mistake.
+const maxFile = 1 << 20
+
+// readConfig also reads pipes, as `weir check --config <(render)` gives them.
+func readConfig(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxFile+1)) // one more, so that parse sees that it is too large
+}
+
+// readRegular reads a file that a configuration refers to, and nothing that could block or never end.
+func readRegular(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("is not a regular file")
+	case info.Size() > maxFile:
+		return nil, fmt.Errorf("is larger than 1 MiB")
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
+// located makes a path of the file relative to the file's own directory.
+func (s Source) located(path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(filepath.Dir(s.File), path)
+}
+
+var bom = []byte("\xef\xbb\xbf")
+
+func withoutBOM(data []byte) []byte { return bytes.TrimPrefix(data, bom) }
