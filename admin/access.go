@@ -24,8 +24,8 @@ type guard struct {
 	read, write token
 }
 
-func newGuard(cfg Config) guard {
-	return guard{read: newToken(cfg.ReadToken), write: newToken(cfg.WriteToken)}
+func newGuard(opts Options) guard {
+	return guard{read: newToken(opts.ReadToken), write: newToken(opts.WriteToken)}
 }
 
 // check returns nil, or why the request may not have what it asks for.

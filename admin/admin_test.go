@@ -126,21 +126,21 @@ func TestReadiness(t *testing.T) {
 	notReady := errors.Join(errors.New("orders: no server answers"), errors.New("draining"))
 	tests := map[string]struct {
 		ready    error
-		tokens   admin.Config
+		token    string
 		as       []func(*http.Request)
 		want     int
 		wantBody string
 	}{
-		"ready":                             {nil, admin.Config{}, nil, 200, "ok\n"},
-		"not ready gives a reason a line":   {notReady, admin.Config{}, nil, 503, "orders: no server answers\ndraining\n"},
-		"a kubelet needs no token":          {nil, admin.Config{ReadToken: "r"}, []func(*http.Request){from("10.0.0.1:1")}, 200, "ok\n"},
-		"a kubelet is not told the reasons": {notReady, admin.Config{ReadToken: "r"}, []func(*http.Request){from("10.0.0.1:1")}, 503, "not ready\n"},
-		"a reader is told the reasons":      {notReady, admin.Config{ReadToken: "r"}, []func(*http.Request){from("10.0.0.1:1"), bearer("r")}, 503, "orders: no server answers\ndraining\n"},
+		"ready":                             {nil, "", nil, 200, "ok\n"},
+		"not ready gives a reason a line":   {notReady, "", nil, 503, "orders: no server answers\ndraining\n"},
+		"a kubelet needs no token":          {nil, "r", []func(*http.Request){from("10.0.0.1:1")}, 200, "ok\n"},
+		"a kubelet is not told the reasons": {notReady, "r", []func(*http.Request){from("10.0.0.1:1")}, 503, "not ready\n"},
+		"a reader is told the reasons":      {notReady, "r", []func(*http.Request){from("10.0.0.1:1"), bearer("r")}, 503, "orders: no server answers\ndraining\n"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			opts := options()
-			opts.Config, opts.Ready = test.tokens, func() error { return test.ready }
+			opts.ReadToken, opts.Ready = test.token, func() error { return test.ready }
 			server := admin.New(opts)
 			w := get(server, "/readyz", test.as...)
 			if w.Code != test.want || w.Body.String() != test.wantBody {
@@ -160,12 +160,6 @@ func TestAccess(t *testing.T) {
 		write = "write"
 		both  = "both"
 	)
-	tokens := map[string]admin.Config{
-		none:  {},
-		read:  {ReadToken: "r3ad"},
-		write: {WriteToken: "wr1te"},
-		both:  {ReadToken: "r3ad", WriteToken: "wr1te"},
-	}
 	remote := from("192.0.2.7:40000")
 	as := func(changes ...func(*http.Request)) []func(*http.Request) { return changes }
 	tests := map[string]struct {
@@ -207,7 +201,12 @@ func TestAccess(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			opts := options()
-			opts.Config = tokens[test.tokens]
+			if test.tokens == read || test.tokens == both {
+				opts.ReadToken = "r3ad"
+			}
+			if test.tokens == write || test.tokens == both {
+				opts.WriteToken = "wr1te"
+			}
 			w := get(admin.New(opts), test.path, test.as...)
 			if w.Code != test.want {
 				t.Errorf("got %d %q, want %d", w.Code, w.Body, test.want)

@@ -23,12 +23,13 @@ import (
 
 // Options is what a Server shows and to whom.
 type Options struct {
-	Config  Config
-	Version string             // of this build, for weir_build_info
-	Stats   func() proxy.Stats // called once a scrape; must not wait for anyone
-	Fleet   func() FleetStats  // likewise
-	Ready   func() error       // nil, or why this weir cannot serve, joined reasons one per line
-	Log     *slog.Logger
+	ReadToken  string             // bearer token that may read; without it, clients on loopback may
+	WriteToken string             // bearer token that may also change things and profile the process
+	Version    string             // of this build, for weir_build_info
+	Stats      func() proxy.Stats // called once a scrape; must not wait for anyone
+	Fleet      func() FleetStats  // likewise
+	Ready      func() error       // nil, or why this weir cannot serve, joined reasons one per line
+	Log        *slog.Logger
 }
 
 // Server answers on the admin listener.
@@ -40,7 +41,7 @@ type Server struct {
 
 // New returns a Server that is not listening yet.
 func New(opts Options) *Server {
-	s := &Server{ready: opts.Ready, guard: newGuard(opts.Config)}
+	s := &Server{ready: opts.Ready, guard: newGuard(opts)}
 	mux := http.NewServeMux()
 	for _, route := range []struct {
 		pattern string
