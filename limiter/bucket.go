@@ -7,7 +7,6 @@ package limiter
 
 import (
 	"errors"
-	"math"
 	"time"
 )
 
@@ -32,11 +31,3 @@ var (
 
 // soonest is the shortest retryAfter worth telling: below it a client's own way to us takes longer.
 const soonest = time.Millisecond
-
-// burstOf is the size of the bucket: what Rate says, or one second's worth.
-func burstOf(r Rate) int {
-	if r.Burst > 0 {
-		return r.Burst
-	}
-	return max(1, int(math.Ceil(r.PerSecond)))
-}

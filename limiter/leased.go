@@ -10,8 +10,9 @@ import (
 )
 
 // LeaseFunc asks the bucket that all weirs share for up to want tokens. It grants as many as there are, none included, and
-// says when there will be another one. It may block, and fails while the store is out of reach.
-type LeaseFunc func(ctx context.Context, bucket string, rate Rate, want int) (granted int, retryAfter time.Duration, err error)
+// says when there will be another one. It may block, and fails while the store is out of reach. It is written in plain
+// numbers so that whoever keeps such buckets need not know this package.
+type LeaseFunc func(ctx context.Context, bucket string, perSecond float64, burst, want int) (granted int, retryAfter time.Duration, err error)
 
 const (
 	// Lease is how long tokens beyond the reserve may be used, by the local monotonic clock from when they were asked for.
@@ -111,7 +112,7 @@ func NewLeased(name string, rate Rate, lease LeaseFunc, members func(now time.Ti
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	rate.Burst = burstOf(rate)
+	rate = rate.WithDefaults()
 	ctx, stop := context.WithCancel(context.Background())
 	l := &Leased{
 		name: name, rate: rate, lease: lease, members: members, log: log,
@@ -195,12 +196,8 @@ func (l *Leased) mostReserve(members int) int64 {
 	return max(1, int64(l.rate.Burst/2/members))
 }
 
-// sharedRate is the rate of the shared bucket: the burst without the half that is kept in reserves.
-func (l *Leased) sharedRate() Rate {
-	shared := l.rate
-	shared.Burst -= shared.Burst / 2
-	return shared
-}
+// sharedBurst is the size of the shared bucket: the burst without the half that is kept in reserves.
+func (l *Leased) sharedBurst() int { return l.rate.Burst - l.rate.Burst/2 }
 
 // poke wakes the keeper. While it is awake and busy this costs next to nothing.
 func (l *Leased) poke() {
@@ -289,7 +286,7 @@ func (l *Leased) renew(ctx context.Context) (rest time.Duration, firm bool) {
 		return refillEvery, false
 	}
 
-	granted, retryAfter, err := l.lease(ctx, l.name, l.sharedRate(), int(toReserve+toLend))
+	granted, retryAfter, err := l.lease(ctx, l.name, l.rate.PerSecond, l.sharedBurst(), int(toReserve+toLend))
 	if ctx.Err() != nil {
 		return 0, true
 	}
@@ -314,8 +311,7 @@ func (l *Leased) renew(ctx context.Context) (rest time.Duration, firm bool) {
 // scarceRest is how long to leave an empty bucket to fill: so long that a call is worth it, so short that it cannot run
 // over, and never in step with the other weirs, of which the first to ask would always be the same.
 func (l *Leased) scarceRest() time.Duration {
-	shared := l.sharedRate()
-	half := time.Duration(float64(shared.Burst) / 2 / shared.PerSecond * float64(time.Second))
+	half := time.Duration(float64(l.sharedBurst()) / 2 / l.rate.PerSecond * float64(time.Second))
 	return time.Duration(float64(min(max(half, scarceFloor), scarceEvery)) * (0.5 + rand.Float64()))
 }
 

@@ -290,7 +290,7 @@ func TestLeasedTokensExpire(t *testing.T) {
 	for rest, most := range map[time.Duration]int{0: 60, limiter.Lease + time.Millisecond: 5} {
 		synctest.Test(t, func(t *testing.T) {
 			var dry atomic.Bool
-			lease := func(_ context.Context, _ string, _ limiter.Rate, want int) (int, time.Duration, error) {
+			lease := func(_ context.Context, _ string, _ float64, _, want int) (int, time.Duration, error) {
 				if dry.Load() {
 					return 0, time.Minute, nil
 				}
@@ -439,7 +439,7 @@ func TestTakeDoesNotAllocate(t *testing.T) {
 func granted(tb testing.TB, rate limiter.Rate) *limiter.Leased {
 	tb.Helper()
 	var first sync.Once
-	lease := func(_ context.Context, _ string, _ limiter.Rate, want int) (got int, _ time.Duration, _ error) {
+	lease := func(_ context.Context, _ string, _ float64, _, want int) (got int, _ time.Duration, _ error) {
 		first.Do(func() { got = want })
 		return got, time.Hour, nil
 	}

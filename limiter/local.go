@@ -19,7 +19,8 @@ func NewLocal(rate Rate, now func() time.Time) *Local {
 	if now == nil {
 		now = time.Now
 	}
-	return &Local{bucket: xrate.NewLimiter(xrate.Limit(rate.PerSecond), burstOf(rate)), now: now}
+	rate = rate.WithDefaults()
+	return &Local{bucket: xrate.NewLimiter(xrate.Limit(rate.PerSecond), rate.Burst), now: now}
 }
 
 // Take implements Bucket.

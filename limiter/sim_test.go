@@ -59,26 +59,26 @@ func (s *store) travel() {
 	time.Sleep(d)
 }
 
-func (s *store) lease(_ context.Context, _ string, rate limiter.Rate, want int) (int, time.Duration, error) {
+func (s *store) lease(_ context.Context, _ string, perSecond float64, burst, want int) (int, time.Duration, error) {
 	s.travel()
-	granted, retry, err := s.charge(rate, want)
+	granted, retry, err := s.charge(perSecond, burst, want)
 	s.travel()
 	return granted, retry, err
 }
 
-func (s *store) charge(rate limiter.Rate, want int) (int, time.Duration, error) {
+func (s *store) charge(perSecond float64, burst, want int) (int, time.Duration, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.down {
 		return 0, 0, errDown
 	}
 	s.calls++
-	each := float64(time.Second) / rate.PerSecond
-	tau := time.Duration(math.Ceil(float64(rate.Burst) * each))
+	each := float64(time.Second) / perSecond
+	tau := time.Duration(math.Ceil(float64(burst) * each))
 	now := time.Since(s.epoch)
 	s.tat = max(s.tat, now)
 	granted := int(float64(now+tau-s.tat) / each)
-	if members := len(s.seen); granted > 0 && granted < rate.Burst/2 && members > 0 {
+	if members := len(s.seen); granted > 0 && granted < burst/2 && members > 0 {
 		granted = min(granted, max(1, int(math.Ceil(2*float64(granted)/float64(members)))))
 	}
 	granted = max(0, min(granted, want))
@@ -147,12 +147,12 @@ func (w *weir) isCut() bool {
 	return w.cut
 }
 
-func (w *weir) lease(ctx context.Context, bucket string, rate limiter.Rate, want int) (int, time.Duration, error) {
+func (w *weir) lease(ctx context.Context, bucket string, perSecond float64, burst, want int) (int, time.Duration, error) {
 	if w.isCut() {
 		time.Sleep(20 * time.Millisecond)
 		return 0, 0, errDown
 	}
-	return w.store.lease(ctx, bucket, rate, want)
+	return w.store.lease(ctx, bucket, perSecond, burst, want)
 }
 
 func (w *weir) beats(ctx context.Context) {
