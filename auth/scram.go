@@ -32,7 +32,7 @@ type scramState struct {
 	plus        bool   // the client has chosen SCRAM-SHA-256-PLUS
 	channel     string // what c= must be in the last message
 	nonce       []byte // the client's and the server's, joined; part of authMessage
-	serverNonce [(serverNonceLength + 2) / 3 * 4]byte
+	serverNonce []byte // in base64
 	authMessage []byte // what is signed: client-first-message-bare, server-first-message, client-final-message-without-proof
 }
 
@@ -48,7 +48,7 @@ const (
 func startSCRAM(x *Exchange, dst []byte) ([]byte, bool, error) {
 	var random [serverNonceLength]byte
 	_, _ = rand.Read(random[:]) // never fails: it ends the process instead
-	base64.StdEncoding.Encode(x.scram.serverNonce[:], random[:])
+	x.scram.serverNonce = base64.StdEncoding.AppendEncode(nil, random[:])
 
 	mechanisms := scramName + "\x00\x00"
 	if x.binding.offered() {
@@ -128,7 +128,7 @@ func (x *Exchange) challengeSCRAM(dst, message []byte) ([]byte, bool, error) {
 	s.authMessage = make([]byte, 0, len(bare)+len(",r=")+nonce+len(challenge)+len(",")+final)
 	s.authMessage = append(append(s.authMessage, bare...), ",r="...)
 	from := len(s.authMessage)
-	s.authMessage = append(append(s.authMessage, clientNonce...), s.serverNonce[:]...)
+	s.authMessage = append(append(s.authMessage, clientNonce...), s.serverNonce...)
 	s.nonce = s.authMessage[from:]
 	s.authMessage = append(s.authMessage, challenge...)
 	return appendAuth(dst, authSASLContinue, s.authMessage[from-len("r="):]...), false, nil

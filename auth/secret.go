@@ -36,8 +36,16 @@ const (
 //
 // It never shows itself: printed, logged or marshalled it is a row of stars.
 type Secret struct {
-	parsed *parsedSecret // a pointer, so that printing a struct around the Secret shows an address at most
+	sealed *sealed
 }
+
+// sealed is a second pointer on the way to the secret: fmt calls no method of an unexported field, but follows one
+// pointer when the verb does not fit. It stays comparable by reflect.DeepEqual, unlike a closure.
+type sealed struct {
+	parsed *parsedSecret
+}
+
+func seal(p parsedSecret) Secret { return Secret{&sealed{&p}} }
 
 type parsedSecret struct {
 	kind     Kind
@@ -63,17 +71,17 @@ func ParseSecret(s string) (Secret, error) {
 		if err != nil {
 			return Secret{}, fmt.Errorf("SCRAM verifier: expected %s<iterations>:<salt>$<StoredKey>:<ServerKey> as in pg_authid.rolpassword: %w", verifierPrefix, err)
 		}
-		return Secret{&parsedSecret{kind: Verifier, verifier: v}}, nil
+		return seal(parsedSecret{kind: Verifier, verifier: v}), nil
 	case strings.HasPrefix(s, md5Prefix) && len(s) == len(md5Prefix)+md5Digits:
 		digits := s[len(md5Prefix):]
 		if strings.Trim(digits, lowerHex) != "" {
 			return Secret{}, fmt.Errorf("md5 hash: expected %s and %d digits of %s", md5Prefix, md5Digits, lowerHex)
 		}
-		return Secret{&parsedSecret{kind: MD5Hash, md5: digits}}, nil
+		return seal(parsedSecret{kind: MD5Hash, md5: digits}), nil
 	case strings.ContainsRune(s, 0):
 		return Secret{}, errors.New("the password contains a NUL, which no client can send")
 	}
-	return Secret{&parsedSecret{kind: PlainText, plain: s}}, nil
+	return seal(parsedSecret{kind: PlainText, plain: s}), nil
 }
 
 // parseVerifier reads <iterations>:<salt>$<StoredKey>:<ServerKey>.
@@ -132,10 +140,10 @@ func decodeBase64(s string) ([]byte, error) {
 
 // Kind says how the secret was written.
 func (s Secret) Kind() Kind {
-	if s.parsed == nil {
+	if s.sealed == nil {
 		return None
 	}
-	return s.parsed.kind
+	return s.sealed.parsed.kind
 }
 
 const mask = "*****"

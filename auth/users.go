@@ -28,8 +28,11 @@ const (
 // same, and not to be told from random without it. One process uses one key for all its life, so that a reload does
 // not change the salts.
 type Key struct {
-	secret *[32]byte // a pointer, so that printing it shows an address
+	secret *[32]byte
 }
+
+// Format prints stars whatever the verb.
+func (Key) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(mask)) }
 
 // NewKey returns a random key.
 func NewKey() Key {
@@ -127,16 +130,16 @@ func (u *Users) keep(user string, s Secret) (*credential, error) {
 	}
 	switch s.Kind() {
 	case Verifier:
-		v := s.parsed.verifier
+		v := s.sealed.parsed.verifier
 		c := newVerifier(v.salt, v.iterations)
 		c.storedKey, c.serverKey = v.storedKey, v.serverKey
 		return c, nil
 	case MD5Hash:
 		c := &credential{kind: MD5Hash}
-		copy(c.hash[:], s.parsed.md5)
+		copy(c.hash[:], s.sealed.parsed.md5)
 		return c, nil
 	default:
-		return u.keepPlain(user, s.parsed.plain)
+		return u.keepPlain(user, s.sealed.parsed.plain)
 	}
 }
 
