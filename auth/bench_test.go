@@ -50,3 +50,17 @@ func TestASCRAMLoginAllocatesLittle(t *testing.T) {
 		t.Errorf("a login allocates %v times, want at most %d", got, most)
 	}
 }
+
+// What plain text costs: once per user at load with SCRAM, and per login where a password meets a verifier.
+func BenchmarkUsersOfPlainText(b *testing.B) {
+	secret, err := auth.ParseSecret("correct horse")
+	if err != nil {
+		b.Fatal(err)
+	}
+	key := auth.NewKey()
+	for b.Loop() {
+		if _, err := auth.NewUsers(auth.SCRAM, key, map[string]auth.Secret{"app": secret}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
