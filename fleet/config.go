@@ -15,8 +15,7 @@ import (
 
 // Config names the Redis that the weirs of one fleet share. Without it a process is the whole fleet.
 //
-// Redis may carry a password, so a Config shows itself with the password masked however it is printed, logged or
-// marshalled; the field itself is the URL as it is.
+// The URL may hold a password. A Config masks it however it is printed, logged or marshalled; the field itself does not.
 type Config struct {
 	Redis string `yaml:"redis" weir:"required,dsn" eg:"redis://redis:6379/0"` // redis://, rediss://, redis+sentinel:// or redis+cluster:// URL
 	Name  string `yaml:"name" eg:"prod"`                                      // fleets that share one Redis differ by name (default)
