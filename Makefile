@@ -26,10 +26,10 @@ fuzz: ## fuzz every target in turn, for FUZZ_TIME seconds (600) in all
 build: ## a static ./weir
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o weir ./cmd/weir
 
-fmt: ## format the code
-	gofmt -w $$(git ls-files '*.go')
+fmt: ## format the code as lint wants it
+	$(GOLANGCI) fmt ./...
 
-lint: ## golangci-lint; the first run builds it, which takes minutes
+lint: ## look for mistakes; the first run builds golangci-lint, which takes minutes
 	$(GOLANGCI) run ./...
 
 docs: ## write the reference pages anew from the code

@@ -22,22 +22,26 @@ func TestSummary(t *testing.T) {
 	}{
 		"a package that passes is one line": {
 			[]string{passes, line, skips},
-			[]string{"ok  \tp\t0.1s", "skipped: p.TestSkip: a_test.go:3: no such server"}, "1 passed, 0 failed, 1 skipped", "TestGood",
+			[]string{"ok  \tp\t0.1s", "skipped: p.TestSkip: a_test.go:3: no such server"},
+			"1 passed, 0 failed, 1 skipped", "TestGood",
 		},
 		"a failure is shown in full and named again": {
 			[]string{passes, says, fails, packFail},
-			[]string{"got 1, want 2", "FAILED: p.TestBad"}, "1 passed, 1 failed, 0 skipped", "TestGood",
+			[]string{"got 1, want 2", "FAILED: p.TestBad"},
+			"1 passed, 1 failed, 0 skipped", "TestGood",
 		},
 		"a test that dies with its package has failed": {
 			[]string{passes, says, packFail},
-			[]string{"got 1, want 2", "FAILED: p.TestBad"}, "1 passed, 1 failed, 0 skipped", "TestGood",
+			[]string{"got 1, want 2", "FAILED: p.TestBad"},
+			"1 passed, 1 failed, 0 skipped", "TestGood",
 		},
 		"a package that fails outside of tests has failed": {
 			[]string{passes, packFail}, []string{"FAILED: p"}, "1 passed, 1 failed, 0 skipped", "TestGood",
 		},
 		"a package that does not build has failed": {
 			[]string{`{"Action":"build-output","ImportPath":"p","Output":"p.go:1: undefined: x\n"}`, `{"Action":"build-fail","ImportPath":"p"}`},
-			[]string{"p.go:1: undefined: x", "FAILED: build of p"}, "0 passed, 1 failed, 0 skipped", "",
+			[]string{"p.go:1: undefined: x", "FAILED: build of p"},
+			"0 passed, 1 failed, 0 skipped", "",
 		},
 		"plain text passes through": {
 			[]string{"go: cannot find main module"}, []string{"go: cannot find main module"}, "0 passed, 0 failed, 0 skipped", "",
