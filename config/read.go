@@ -521,15 +521,11 @@ func (r *reader) expand(path string, n ast.Node, f field) (text string, ok bool)
 	}
 	if !expanded && !f.has("dsn") && harmless(text) {
 		r.written[path] = text
-		if isString(n) && !looksNumeric(text) {
+		if isString(n) {
 			r.written[path] = strconv.Quote(text)
 		}
 	}
 	return text, true
-}
-
-func looksNumeric(text string) bool {
-	return text != "" && len(text) < 20 && (text[0] >= '0' && text[0] <= '9' || text[0] == '-')
 }
 
 // harmless says that text may be quoted: it is short, and does not look like a DSN, a verifier or a hash that was

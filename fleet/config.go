@@ -82,6 +82,9 @@ func (c Config) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("redis", c.masked()), slog.String("name", c.Name))
 }
 
+// MarshalText is String.
+func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
 // MarshalJSON writes the Config without credentials.
 func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }
 
