@@ -22,6 +22,9 @@ type Leftover struct {
 	Dirty    bool // session state was changed: DISCARD ALL
 	Cancel   bool // what runs is not wanted any more
 	Broken   bool // a message was left unfinished: nothing can be said any more
+
+	Skip  int    // bytes of the server's current message that are still to come
+	Carry []byte // the start of its next message; copied
 }
 
 // resetting brings a server back to a state in which it can be lent, without any client.
@@ -45,7 +48,8 @@ func (s *Server) Reset(l *eventloop.Loop, left Leftover) {
 		s.Retire(l)
 		return
 	}
-	r := &resetting{s: s, l: l, left: left}
+	r := &resetting{s: s, l: l, left: left, skip: left.Skip}
+	s.carry = append(s.carry[:0], left.Carry...)
 	r.handler = r
 	s.lent.Store(&r.handler)
 	l.Arm(&s.timer, resetTime, r)

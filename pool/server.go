@@ -111,6 +111,16 @@ func (s *Server) NoteParameter(body []byte) {
 	}
 }
 
+// Reports tells whether the server's parameters are those of g, as far as they are reported.
+func (s *Server) Reports(g *Greeting) bool {
+	for name, value := range g.Parameters {
+		if s.params[name] != value {
+			return false
+		}
+	}
+	return true
+}
+
 // Cancel asks the server to cancel what it is doing for this connection (manual, "Canceling Requests in Progress"). It
 // returns when the server has closed the cancelling connection, which it does after having sent the signal.
 func (s *Server) Cancel(ctx context.Context) error {

@@ -1,0 +1,127 @@
+package postgres
+
+import (
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/binary"
+	"sync"
+
+	"github.com/weirproxy/weir/eventloop"
+	"github.com/weirproxy/weir/pgwire"
+)
+
+// cancelKey is what a client gets as BackendKeyData, and gives back to cancel what it is doing. It is the session's own and
+// says nothing about the server connection that happens to serve it.
+type cancelKey struct {
+	pid    uint32
+	length uint8
+	secret [32]byte
+}
+
+// Lengths of the secret: protocol 3.0 has room for four bytes, 3.2 for up to 256; PostgreSQL 18 sends 32.
+const (
+	shortSecret = 4
+	longSecret  = 32
+)
+
+func (c *cancelKey) bytes() []byte { return c.secret[:c.length] }
+
+const registryShards = 64
+
+// registry finds sessions by the number in their key. It also is the list of all sessions.
+type registry struct {
+	shards [registryShards]struct {
+		sync.Mutex
+		sessions map[uint32]*session
+	}
+}
+
+// add gives s a key of its own, and makes it known.
+func (r *registry) add(s *session, length int) {
+	var seed [4]byte
+	s.key.length = uint8(length)
+	_, _ = rand.Read(s.key.bytes()) // never fails
+	for {
+		_, _ = rand.Read(seed[:])
+		pid := binary.NativeEndian.Uint32(seed[:]) & 0x7fffffff // clients take it for a signed number
+		if pid != 0 && r.put(pid, s) {
+			s.key.pid = pid
+			return
+		}
+	}
+}
+
+func (r *registry) put(pid uint32, s *session) bool {
+	shard := &r.shards[pid%registryShards]
+	shard.Lock()
+	defer shard.Unlock()
+	if shard.sessions[pid] != nil {
+		return false
+	}
+	if shard.sessions == nil {
+		shard.sessions = make(map[uint32]*session)
+	}
+	shard.sessions[pid] = s
+	return true
+}
+
+func (r *registry) remove(s *session) {
+	shard := &r.shards[s.key.pid%registryShards]
+	shard.Lock()
+	defer shard.Unlock()
+	if shard.sessions[s.key.pid] == s {
+		delete(shard.sessions, s.key.pid)
+	}
+}
+
+// find returns the session that the key was given to. The secret is compared in constant time.
+func (r *registry) find(pid uint32, secret []byte) *session {
+	shard := &r.shards[pid%registryShards]
+	shard.Lock()
+	defer shard.Unlock()
+	if s := shard.sessions[pid]; s != nil && subtle.ConstantTimeCompare(s.key.bytes(), secret) == 1 {
+		return s
+	}
+	return nil
+}
+
+// each calls f for every session there is now.
+func (r *registry) each(f func(*session)) {
+	for i := range r.shards {
+		shard := &r.shards[i]
+		shard.Lock()
+		all := make([]*session, 0, len(shard.sessions))
+		for _, s := range shard.sessions {
+			all = append(all, s)
+		}
+		shard.Unlock()
+		for _, s := range all {
+			f(s)
+		}
+	}
+}
+
+// cancel deals with a cancel request for s. It returns when the request has had its effect.
+func (s *session) cancel() {
+	done := make(chan struct{})
+	s.w.loop.Post(eventloop.TaskFunc(func() {
+		defer close(done)
+		k := s.link
+		switch {
+		case s.dead || k == nil: // just finished: nothing to cancel, and nobody else's query either
+		case k.server == nil:
+			s.cancelWaiting()
+		case !k.answers.empty():
+			k.server.CancelSoon(s.w.loop)
+		}
+	}))
+	<-done
+}
+
+// cancelWaiting takes the session out of the queue as if the server had been running its statement.
+func (s *session) cancelWaiting() {
+	s.refuseWaiting(&pgwire.Error{
+		Severity: "ERROR", Code: "57014", Message: "canceling statement due to user request",
+		Detail: "not executed; it was waiting for a server connection",
+	})
+}

@@ -1,0 +1,18 @@
+// Package postgres is one function's journey in PostgreSQL's protocol. Its files are the stations:
+//
+//	server.go      the listener's end of it all: options, serving, draining
+//	startup.go     the first packets: TLS, protocol version, parameters, or a cancel request
+//	login.go       who is it? authentication, what the server reports, the way to an event loop
+//	session.go     a client that is logged in: idle, waiting, or linked to a server connection
+//	admit.go       may its transaction start? the gate, the queue, and what the client is told if not
+//	link.go        a client and a server connection, for one transaction
+//	upstream.go    what the client sends, on its way to the server
+//	downstream.go  what the server answers, on its way to the client
+//	statements.go  prepared statements, on whichever server connection comes next
+//	touch.go       does a statement leave something behind in the session?
+//	cancel.go      the keys of cancel requests
+//	stats.go       what is counted
+//
+// Up to the end of login a client is served by a goroutine of its own, with plain blocking code. From then on it lives on
+// an event loop (package eventloop), and idle it is no more than its session struct.
+package postgres

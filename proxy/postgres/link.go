@@ -1,0 +1,322 @@
+package postgres
+
+import (
+	"errors"
+	"time"
+
+	"github.com/weirproxy/weir/breaker"
+	"github.com/weirproxy/weir/eventloop"
+	"github.com/weirproxy/weir/pgwire"
+	"github.com/weirproxy/weir/pool"
+	"github.com/weirproxy/weir/proxy"
+)
+
+// link is a client that has, or waits for, a server connection: one transaction, or longer where the pool mode or the state
+// of the session asks for it. Links are reused; a session holds one only as long as it needs it.
+type link struct {
+	session *session // nil once ended
+	server  *pool.Server
+	w       *worker
+	handler eventloop.Handler // the link itself, where the server finds it
+	waiter  pool.Waiter
+	queued  bool // in the pool's queue, or its answer is on the way
+	ticket  proxy.Ticket
+	asked   int64 // when it was admitted, by the loop's clock
+	began   int64 // when it got the server
+
+	// Towards the server.
+	upSkip   int        // bytes of the current message that are still to be passed on
+	scanning bool       // they are SQL
+	words    scanner    // looks for statements that leave something behind
+	keeping  *statement // they are the text of this statement
+	text     []byte     // as much of it as has come
+	outer    touch      // what was found before it
+	evicted  bool       // the server's oldest statements have been looked at
+	upOut    []byte     // for the server, not yet written
+	unsynced bool       // messages of the extended protocol were sent since the last Sync
+	copyEnds int        // ends of COPY data that were sent
+
+	// Towards the client.
+	answers    answers
+	carry      []byte // the start of a message of the server
+	downSkip   int    // bytes of the current message that are still to be passed on
+	downDrop   bool   // or dropped
+	status     byte   // transaction status
+	copyStarts int    // requests for COPY data that came
+	copyIn     bool   // the server waits for COPY data
+	copyParsed bool   // that COPY belongs to the extended protocol
+	fatal      bool   // the server said that it ends the connection
+	failure    string // what the server failed with, for the breaker
+
+	settingsFailed *pgwire.Error // the session's settings were refused
+
+	pinned    touch // session state that keeps the server connection
+	changed   bool  // a run-time parameter was reported to have changed
+	admitNext bool  // the next message begins a transaction that has not been admitted
+}
+
+func (w *worker) newLink(s *session, ticket proxy.Ticket) *link {
+	var k *link
+	if n := len(w.free); n > 0 {
+		k, w.free = w.free[n-1], w.free[:n-1]
+	} else {
+		k = &link{w: w}
+		k.handler = k
+	}
+	k.session, k.ticket, k.asked = s, ticket, w.loop.Now()
+	k.waiter.Loop, k.waiter.Task = w.loop, k
+	k.queued = true
+	k.status = pgwire.Idle
+	return k
+}
+
+// recycle makes an ended link ready for the next session. Its buffers stay with it.
+func (w *worker) recycle(k *link) {
+	k.answers.reset()
+	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0]}
+	w.free = append(w.free, k)
+}
+
+// waited is how long ago the transaction was admitted.
+func (k *link) waited() time.Duration { return time.Duration(k.w.loop.Now() - k.asked) }
+
+// start begins the use of a server connection.
+func (k *link) start(server *pool.Server) {
+	k.queued = false
+	k.server = server
+	k.began = k.w.loop.Now()
+	k.session.resource.gate.QueueWait.Observe(k.waited())
+	if err := server.LendTo(k.w.loop, &k.handler); err != nil {
+		k.w.srv.log.Error("watch a server connection", "error", err)
+	}
+	k.applySettings()
+}
+
+// applySettings gives the server connection the settings of this session. Their Query goes ahead of the client's first
+// message in the same write.
+func (k *link) applySettings() {
+	s := k.session
+	if k.server.Settings == s.settings {
+		return
+	}
+	before := len(k.upOut)
+	k.upOut = pool.AppendChange(k.upOut, k.server.Settings, s.settings)
+	k.server.Settings = s.settings
+	if len(k.upOut) > before {
+		k.answers.push(answer{kind: queried, ours: true})
+		k.server.Prepared.Unnamed = 0
+	}
+}
+
+// Ready is called when the server has said something, or takes more.
+func (k *link) Ready(_ *eventloop.Loop, e eventloop.Events) {
+	k.server.Conn.Note(e)
+	k.session.advance()
+}
+
+// flush writes what the server has not taken yet and reports whether it has now.
+func (k *link) flush() bool {
+	if err := k.server.Conn.Flush(); err != nil {
+		return k.stuck(err)
+	}
+	if len(k.upOut) == 0 {
+		return true
+	}
+	n, err := k.server.Conn.Write(k.upOut)
+	k.upOut = append(k.upOut[:0], k.upOut[n:]...)
+	if err != nil {
+		return k.stuck(err)
+	}
+	return true
+}
+
+// write sends b to the server, now or as soon as it takes it.
+func (k *link) write(b []byte) {
+	if len(k.upOut) > 0 {
+		k.upOut = append(k.upOut, b...)
+		k.flush()
+		return
+	}
+	n, err := k.server.Conn.Write(b)
+	if err != nil {
+		k.upOut = append(k.upOut, b[n:]...)
+		k.stuck(err)
+	}
+}
+
+// stuck deals with a failed write to the server. Unless it is only busy, its last words may still be there to be read, so
+// the end is noticed by reading.
+func (k *link) stuck(err error) bool {
+	if !errors.Is(err, eventloop.ErrAgain) {
+		k.upOut = k.upOut[:0]
+		k.failure = err.Error()
+		k.server.Conn.Note(eventloop.Readable | eventloop.Hangup)
+	}
+	return false
+}
+
+// quiet reports whether the server has answered everything and waits for the next message.
+func (k *link) quiet() bool {
+	return k.answers.empty() && !k.unsynced && !k.copyIn && k.upSkip == 0 && len(k.upOut) == 0 && k.downSkip == 0 && len(k.carry) == 0
+}
+
+// settle is called after each step: when the transaction is over it gives the server connection back, as far as pool mode
+// and session state allow.
+func (k *link) settle() {
+	s := k.session
+	if s == nil || s.dead || k.server == nil || !k.quiet() {
+		return
+	}
+	k.notePins()
+	switch {
+	case k.status != pgwire.Idle && s.resource.mode == Statement:
+		s.fatal(&pgwire.Error{
+			Code: proxy.NotSupported.SQLSTATE, Message: "transaction blocks are not supported in pool mode statement",
+			Hint: "use pool_mode: transaction",
+		})
+	case k.status != pgwire.Idle:
+		k.timeIdleInTransaction()
+	case s.w.srv.draining.Load():
+		s.drainLinked()
+	case s.resource.mode == Session || k.pinned != 0:
+		k.rest()
+	default:
+		k.giveBack()
+	}
+}
+
+// rest keeps the server connection although the transaction is over.
+func (k *link) rest() {
+	if !k.admitNext {
+		k.observe()
+		k.ticket.Done(breaker.Success)
+		k.admitNext = true
+		k.session.rest()
+	}
+}
+
+// giveBack ends the link after a transaction that ended well.
+func (k *link) giveBack() {
+	s, server := k.session, k.server
+	s.link = nil
+	k.observe()
+	k.end(breaker.Success)
+	s.rest()
+	if server.Cancels > 0 {
+		server.Reset(s.w.loop, pool.Leftover{Status: pgwire.Idle})
+		return
+	}
+	server.Pool().Release(server)
+}
+
+func (k *link) observe() {
+	k.session.resource.gate.Transaction.Observe(time.Duration(k.w.loop.Now() - k.began))
+}
+
+// end gives the ticket back and forgets the link; it is reused at once, unless the pool is about to answer it.
+func (k *link) end(o breaker.Outcome) {
+	k.ticket.Done(o)
+	k.unpin()
+	answering := k.queued && k.session.link == nil && k.server == nil && !k.session.resource.pool.Abandon(&k.waiter)
+	k.session = nil
+	if !answering {
+		k.w.recycle(k)
+	}
+}
+
+// abandon ends the link because the client has left: its place in the queue is free at once, its server connection as
+// soon as it is clean.
+func (k *link) abandon() {
+	s := k.session
+	s.link = nil
+	if k.server == nil {
+		inQueue := s.resource.pool.Abandon(&k.waiter)
+		k.ticket.Done(breaker.Ignored)
+		k.session = nil
+		if inQueue {
+			k.w.recycle(k)
+		}
+		return
+	}
+	k.observe()
+	server := k.server
+	left := pool.Leftover{
+		Owed:     k.answers.owed(),
+		Status:   k.status,
+		Unsynced: k.unsynced,
+		CopyIn:   k.copyIn,
+		Extended: k.copyParsed,
+		Dirty:    k.pinned|k.words.found != 0 || k.changed || s.resource.mode == Session,
+		Cancel:   true,
+		Broken:   k.fatal || k.upSkip > 0 || len(k.upOut) > 0,
+		Carry:    k.carry,
+		Skip:     k.downSkip,
+	}
+	k.forgetUnanswered()
+	server.Reset(s.w.loop, left)
+	k.end(breaker.Ignored)
+}
+
+// serverGone ends the session, because what its transaction did is unknown. If the server said why, the client has read it.
+func (k *link) serverGone(err error) {
+	s := k.session
+	k.w.srv.log.Warn("a server connection broke", "resource", s.resource.name, "error", err)
+	if k.failure == "" && !k.fatal {
+		k.failure = err.Error()
+	}
+	said := k.fatal
+	k.fatal = true
+	if k.failure != "" {
+		k.ticket.Fail(k.failure)
+	}
+	if said {
+		s.lastWords(nil)
+		return
+	}
+	s.fatal(&pgwire.Error{
+		Code: "08006", Message: "the server closed the connection unexpectedly",
+		Detail: "Whether the statement took effect is unknown.",
+	})
+}
+
+// drainLinked ends a session that has a server connection but nothing under way.
+func (s *session) drainLinked() {
+	s.fatal(&pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: "terminating connection: " + proxy.Draining.Message})
+}
+
+func (k *link) timeIdleInTransaction() {
+	s := k.session
+	if limit := s.resource.timeouts.IdleInTransaction; limit > 0 {
+		k.w.loop.Arm(&s.timer, limit, (*idledInTransaction)(s))
+	}
+}
+
+type idledInTransaction session
+
+func (t *idledInTransaction) Run() {
+	s := (*session)(t)
+	if k := s.link; k != nil && k.quiet() {
+		s.fatal(&pgwire.Error{
+			Code: "25P03", Message: "terminating connection due to idle-in-transaction timeout",
+			Detail: "The transaction was rolled back.",
+		})
+	}
+}
+
+// timeQuery begins the time that the server has for an answer.
+func (k *link) timeQuery() {
+	s := k.session
+	if limit := s.resource.timeouts.Query; limit > 0 {
+		k.w.loop.Arm(&s.timer, limit, (*queriedOut)(s))
+		return
+	}
+	k.w.loop.Disarm(&s.timer)
+}
+
+type queriedOut session
+
+func (t *queriedOut) Run() {
+	if k := (*session)(t).link; k != nil && k.server != nil && !k.answers.empty() {
+		k.server.CancelSoon(k.w.loop)
+	}
+}

@@ -1,0 +1,276 @@
+package postgres
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/weirproxy/weir/auth"
+	"github.com/weirproxy/weir/eventloop"
+	"github.com/weirproxy/weir/pgwire"
+	"github.com/weirproxy/weir/pool"
+	"github.com/weirproxy/weir/proxy"
+)
+
+// login is a client that is not known yet, served by a goroutine of its own.
+type login struct {
+	srv     *Server
+	socket  net.Conn          // as accepted
+	conn    net.Conn          // what is spoken over: socket, or TLS
+	tls     *tls.Conn         // nil without TLS
+	secure  *eventloop.Secure // the same, as the event loop takes it
+	binding auth.Binding
+	in      []byte // received, not yet used
+	buf     []byte // what in is part of
+	began   time.Time
+	method  string
+}
+
+// serve takes a connection from its first byte to the event loop, or to its end.
+func (l *login) serve() {
+	defer l.srv.loggedIn(l)
+	_ = l.socket.SetDeadline(l.began.Add(l.srv.limits.LoginTimeout))
+	st, err := l.greet()
+	if err == nil && st == nil { // a cancel request
+		_ = l.socket.Close()
+		return
+	}
+	if err == nil {
+		err = l.admit(st)
+	}
+	if err != nil {
+		l.reject(err)
+	}
+}
+
+// admit finds out who the client is, tells it what it needs to know, and hands it over to an event loop.
+func (l *login) admit(st *startup) error {
+	out, err := l.authenticate(st)
+	if err != nil {
+		return err
+	}
+	r := l.srv.resources[st.database]
+	if r == nil {
+		return &pgwire.Error{Code: "3D000", Message: "database \"" + st.database + "\" does not exist"}
+	}
+	if err := r.gate.Reachable(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithDeadline(l.srv.ctx, l.began.Add(l.srv.limits.LoginTimeout))
+	defer cancel()
+	greeting, settings, err := r.pool.Greet(ctx, st.settings)
+	if err != nil {
+		return r.greetError(err)
+	}
+	return l.handOver(st, r, greeting, settings, out)
+}
+
+// authenticate returns what is to be said next, AuthenticationOk at its end.
+func (l *login) authenticate(st *startup) (out []byte, err error) {
+	if err := l.checkTLS(st); err != nil {
+		return nil, err
+	}
+	if st.asked > version32 || len(st.unknown) > 0 {
+		out = pgwire.AppendNegotiateProtocolVersion(out, st.version, st.unknown)
+	}
+	x := l.srv.users.Load().Begin(st.user, l.binding)
+	defer func() { l.method = x.Method() }()
+	out, done, err := x.Start(out)
+	for err == nil && !done {
+		if _, err := l.conn.Write(out); err != nil {
+			return nil, err
+		}
+		var body []byte
+		if body, err = l.message(x.Limit()); err != nil {
+			return nil, err
+		}
+		out, done, err = x.Step(out[:0], body)
+	}
+	return out, err
+}
+
+// checkTLS refuses clients without the TLS, or the certificate, that the configuration asks for.
+func (l *login) checkTLS(st *startup) error {
+	t := l.srv.tls.Load()
+	if t == nil {
+		return nil
+	}
+	if l.tls == nil {
+		if t.required() {
+			return &pgwire.Error{Code: "28000", Message: "connection requires TLS", Hint: "use sslmode=require or better"}
+		}
+		return nil
+	}
+	if t.mode != "verify-full" {
+		return nil
+	}
+	if certs := l.tls.ConnectionState().PeerCertificates; len(certs) == 0 || certs[0].Subject.CommonName != st.user {
+		return &pgwire.Error{Code: "28000", Message: "the client certificate's common name is not the user name"}
+	}
+	return nil
+}
+
+// message reads one message of type 'p'.
+func (l *login) message(limit int) ([]byte, error) {
+	if err := l.need(pgwire.HeaderSize); err != nil {
+		return nil, err
+	}
+	if l.in[0] == pgwire.Terminate {
+		return nil, errQuiet
+	}
+	body, err := pgwire.Length(l.in)
+	if err != nil || body > limit {
+		return nil, l.malformed("length", "invalid length of authentication message")
+	}
+	if l.in[0] != pgwire.Password {
+		return nil, l.malformed("type", "expected an authentication message")
+	}
+	if err := l.need(pgwire.HeaderSize + body); err != nil {
+		return nil, err
+	}
+	return l.next(pgwire.HeaderSize + body)[pgwire.HeaderSize:], nil
+}
+
+// handOver makes a session of the login.
+func (l *login) handOver(st *startup, r *resource, g *pool.Greeting, settings *pool.Settings, out []byte) error {
+	w := l.srv.nextWorker()
+	s := &session{w: w, resource: r, settings: settings, greeting: g}
+	length := shortSecret
+	if st.version >= version32 {
+		length = longSecret
+	}
+	l.srv.sessions.add(s, length)
+	l.srv.clients.Add(1)
+	for name, value := range g.Parameters {
+		out = pgwire.AppendParameterStatus(out, name, value)
+	}
+	out = pgwire.AppendBackendKeyData(out, s.key.pid, s.key.bytes())
+	out = pgwire.AppendReadyForQuery(out, pgwire.Idle)
+	_, err := l.conn.Write(out)
+	if err != nil {
+		l.srv.forget(s)
+		return err
+	}
+	l.srv.loginTime.Observe(time.Since(l.began))
+	l.srv.logins.Add(loginKey{l.method, "ok"}, 1)
+	early := append([]byte(nil), l.in...)
+	secure := l.secure
+	if secure != nil {
+		secure.Detach(l.tls)
+	}
+	fd, err := eventloop.Take(l.socket)
+	if err != nil {
+		l.srv.forget(s)
+		l.srv.log.Error("hand a connection over", "error", err)
+		return nil
+	}
+	w.loop.Post(eventloop.TaskFunc(func() { s.adopt(fd, secure, early) }))
+	return nil
+}
+
+// reject ends a login with the error, as far as the client may know it.
+func (l *login) reject(err error) {
+	defer l.socket.Close()
+	outcome := "error"
+	var failure *auth.Failure
+	var last *pgwire.Error
+	switch {
+	case errors.As(err, &failure):
+		outcome = "denied"
+		last = &pgwire.Error{Code: failure.Code, Message: failure.Message, Detail: failure.Detail}
+	case errors.As(err, &last):
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		outcome = "timeout"
+		last = &pgwire.Error{Code: "57014", Message: "canceling authentication due to timeout"}
+		_ = l.socket.SetDeadline(time.Now().Add(time.Second))
+	default:
+		if _, ok := proxy.AsRefusal(err); ok {
+			last = said(err)
+		}
+	}
+	l.srv.log.Debug("login", "outcome", outcome, "client", l.socket.RemoteAddr(), "error", err)
+	l.srv.logins.Add(loginKey{l.method, outcome}, 1)
+	if last != nil {
+		last.Severity = "FATAL"
+		_, _ = l.conn.Write(pgwire.AppendError(nil, last))
+	}
+}
+
+// greetError says why the resource cannot be used, in the server's own words where it said something about the client's
+// parameters.
+func (r *resource) greetError(err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && (pgErr.Code[:2] == "22" || pgErr.Code[:2] == "42") {
+		return &pgwire.Error{Code: pgErr.Code, Message: pgErr.Message, Detail: pgErr.Detail, Hint: pgErr.Hint}
+	}
+	if _, ok := proxy.AsRefusal(err); ok {
+		return err
+	}
+	if errors.Is(err, pool.ErrClosed) {
+		return &pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: proxy.Draining.Message}
+	}
+	return r.gate.BreakerRefusal(err)
+}
+
+// need reads until n bytes are there to be used. n is bounded by the caller.
+func (l *login) need(n int) error {
+	for len(l.in) < n {
+		if cap(l.in) < n {
+			l.in = append(make([]byte, 0, n+512), l.in...)
+		}
+		m, err := l.conn.Read(l.in[len(l.in):cap(l.in)])
+		l.in = l.in[:len(l.in)+m]
+		if err != nil && len(l.in) < n {
+			if err == io.EOF || errors.Is(err, net.ErrClosed) {
+				return errQuiet
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// next uses up n bytes.
+func (l *login) next(n int) []byte {
+	b := l.in[:n]
+	l.in = l.in[n:]
+	return b
+}
+
+// turnAway refuses a connection for which there is no room, for as little work as possible: no TLS, no questions. A client
+// that may go on without TLS gets 'N' first and reads the error like any other.
+func (s *Server) turnAway(conn net.Conn, reason *proxy.Reason) {
+	defer s.turnedAway.Add(-1)
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	var head [8]byte
+	for range 3 {
+		if _, err := io.ReadFull(conn, head[:]); err != nil {
+			return
+		}
+		code := binary.BigEndian.Uint32(head[4:])
+		if code != sslRequest && code != gssRequest {
+			break
+		}
+		if code == sslRequest && s.tls.Load().required() {
+			break // the error in the place of the answer: it would not go on without TLS
+		}
+		if _, err := conn.Write([]byte{'N'}); err != nil {
+			return
+		}
+	}
+	_, _ = conn.Write(pgwire.AppendError(nil, &pgwire.Error{
+		Severity: "FATAL", Code: reason.SQLSTATE, Message: reason.Message, Detail: "not executed; rule=limits." + reason.Label, Hint: "retry after 1000 ms",
+	}))
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+	_, _ = io.CopyN(io.Discard, conn, maxStartup) // closing with something unread would reset the connection
+}

@@ -1,0 +1,419 @@
+package postgres
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/weirproxy/weir/auth"
+	"github.com/weirproxy/weir/eventloop"
+	"github.com/weirproxy/weir/limiter"
+	"github.com/weirproxy/weir/pool"
+	"github.com/weirproxy/weir/proxy"
+)
+
+// PoolMode says for how long a client keeps a server connection.
+type PoolMode string
+
+// The pool modes.
+const (
+	Transaction PoolMode = "transaction" // until the transaction is over
+	Session     PoolMode = "session"     // until the client leaves
+	Statement   PoolMode = "statement"   // like Transaction, but transaction blocks are refused
+)
+
+// Options are what a Server needs. They are not changed after New.
+type Options struct {
+	Resources []ResourceOptions
+	Users     *auth.Users
+	TLS       TLSOptions
+	Limits    Limits
+	Loops     int // event loops; 0: as many as suit the machine
+	Log       *slog.Logger
+}
+
+// ResourceOptions describe one database that clients may ask for.
+type ResourceOptions struct {
+	Name     string
+	Upstream string // connection string of the server, as pgconn takes it
+	Pool     pool.Config
+	Mode     PoolMode
+	Queue    limiter.Queue
+	Timeouts Timeouts
+	Gate     *proxy.Gate
+}
+
+// Timeouts of a resource; 0 switches one off.
+type Timeouts struct {
+	Query             time.Duration // until a query is cancelled
+	IdleInTransaction time.Duration // until a transaction in which the client says nothing is rolled back
+	ClientIdle        time.Duration // until a client that says nothing is sent away
+}
+
+// TLSOptions are the certificate of the listener and what is expected of clients.
+type TLSOptions struct {
+	Mode         string // disable | prefer | require | verify-ca | verify-full
+	CertFile     string
+	KeyFile      string
+	ClientCAFile string
+}
+
+// Limits of the listener.
+type Limits struct {
+	Clients         int           // connected clients
+	Unauthenticated int           // connections that have not logged in yet
+	LoginTimeout    time.Duration // from accept to the end of the login
+}
+
+// Server serves clients that speak PostgreSQL's protocol.
+type Server struct {
+	limits    Limits
+	log       *slog.Logger
+	resources map[string]*resource
+	users     atomic.Pointer[auth.Users]
+	tls       atomic.Pointer[tlsState] // nil: no TLS
+	loops     *eventloop.Group
+	workers   []*worker
+	next      atomic.Uint32
+	ctx       context.Context
+	stop      context.CancelFunc
+	logging   sync.WaitGroup // logins under way
+
+	handshakes chan struct{} // as many as may be under way at once
+	sessions   registry
+	namePrefix string // of prepared statements on servers; no client knows it
+	statement  atomic.Uint64
+
+	clients         atomic.Int64 // sessions
+	unauthenticated atomic.Int64
+	turnedAway      atomic.Int64 // connections that are being turned away
+	draining        atomic.Bool
+	mu              sync.Mutex // guards listeners and pending
+	listeners       []net.Listener
+	pending         map[*login]struct{}
+
+	protocol  proxy.Tally[string]
+	refused   proxy.Tally[string]
+	logins    proxy.Tally[loginKey]
+	loginTime proxy.Durations
+}
+
+type loginKey struct{ method, outcome string }
+
+// resource is one database that clients may ask for.
+type resource struct {
+	name        string
+	mode        PoolMode
+	pool        *pool.Pool
+	gate        *proxy.Gate
+	queue       limiter.Queue
+	queueLength int
+	timeouts    Timeouts
+	errors      proxy.Tally[string] // by SQLSTATE class
+	pins        pins
+}
+
+// Defaults of what Options leave out.
+const (
+	waitersPerServer   = 50 // queue.length: auto
+	leastWaiters       = 1000
+	handshakesPerCore  = 64
+	turnAwayAtOnce     = 1000
+	drainPollInterval  = 20 * time.Millisecond
+	defaultLoginPeriod = 10 * time.Second
+)
+
+// New makes a Server and its event loops. It opens no connection yet.
+func New(o Options) (*Server, error) {
+	loops, err := eventloop.NewGroup(cmpOr(o.Loops, defaultLoops()))
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Server{
+		limits:     o.Limits,
+		log:        o.Log,
+		resources:  make(map[string]*resource),
+		loops:      loops,
+		ctx:        ctx,
+		stop:       stop,
+		handshakes: make(chan struct{}, handshakesPerCore*runtime.NumCPU()),
+		namePrefix: "weir_" + strconv.FormatUint(rand.Uint64(), 36) + "_",
+		pending:    make(map[*login]struct{}),
+	}
+	if s.limits.LoginTimeout == 0 {
+		s.limits.LoginTimeout = defaultLoginPeriod
+	}
+	for _, l := range loops.Loops() {
+		s.workers = append(s.workers, &worker{srv: s, loop: l})
+	}
+	if err := s.Reload(o); err != nil {
+		s.Close()
+		return nil, err
+	}
+	for _, ro := range o.Resources {
+		if err := s.addResource(ro); err != nil {
+			s.Close()
+			return nil, fmt.Errorf("resource %s: %w", ro.Name, err)
+		}
+	}
+	return s, nil
+}
+
+// defaultLoops leaves part of the machine to logins, dials and everything else.
+func defaultLoops() int { return max(1, runtime.GOMAXPROCS(0)/2) }
+
+func cmpOr(a, b int) int {
+	if a != 0 {
+		return a
+	}
+	return b
+}
+
+func (s *Server) addResource(o ResourceOptions) error {
+	cfg, err := pgconn.ParseConfig(o.Upstream)
+	if err != nil {
+		return err
+	}
+	r := &resource{name: o.Name, mode: o.Mode, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
+	if r.mode == "" {
+		r.mode = Transaction
+	}
+	if r.queueLength = int(o.Queue.Length); r.queueLength == 0 {
+		r.queueLength = max(leastWaiters, waitersPerServer*o.Pool.Connections)
+	}
+	budget := pool.NewBudget(o.Pool, s.loops, s.log.With("resource", o.Name))
+	r.pool = budget.NewPool(pool.Dial(cfg), r.dialed)
+	s.resources[o.Name] = r
+	return nil
+}
+
+// dialed passes the outcome of a dial to the breaker. When that makes it open, nobody needs to wait any longer.
+func (r *resource) dialed(err error) {
+	if refusal := r.gate.Dialed(err); refusal != nil {
+		r.pool.Refuse(refusal)
+	}
+}
+
+// Reload takes over the users and the TLS settings of o, the certificate read anew. On error nothing changes. Clients that
+// are connected stay.
+func (s *Server) Reload(o Options) error {
+	t, err := newTLSState(o.TLS)
+	if err != nil {
+		return err
+	}
+	s.users.Store(o.Users)
+	s.tls.Store(t)
+	return nil
+}
+
+// tlsState is a loaded certificate.
+type tlsState struct {
+	mode    string
+	config  *tls.Config
+	binding auth.Binding
+}
+
+// required reports whether clients without TLS are refused. A nil state is no TLS at all.
+func (t *tlsState) required() bool { return t != nil && t.mode != "prefer" }
+
+func newTLSState(o TLSOptions) (*tlsState, error) {
+	if o.Mode == "" || o.Mode == "disable" {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("tls: %w", err)
+	}
+	t := &tlsState{mode: o.Mode, binding: auth.NewBinding(cert.Leaf), config: &tls.Config{
+		Certificates:           []tls.Certificate{cert},
+		MinVersion:             tls.VersionTLS12,
+		NextProtos:             []string{alpn},
+		SessionTicketsDisabled: true, // libpq never resumes a session
+	}}
+	if o.Mode == "verify-ca" || o.Mode == "verify-full" {
+		pem, err := os.ReadFile(o.ClientCAFile)
+		if err != nil {
+			return nil, fmt.Errorf("tls: %w", err)
+		}
+		t.config.ClientCAs = x509.NewCertPool()
+		if !t.config.ClientCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("tls: %s: no certificate in PEM form", o.ClientCAFile)
+		}
+		t.config.ClientAuth = tls.RequireAndVerifyClientCert
+	}
+	return t, nil
+}
+
+// Serve accepts clients from l until Shutdown or Close, and returns net.ErrClosed then.
+func (s *Server) Serve(l net.Listener) error {
+	s.mu.Lock()
+	s.listeners = append(s.listeners, l)
+	s.mu.Unlock()
+	return proxy.Accept(s.ctx, l, s.log, s.accept)
+}
+
+// accept begins a login, unless there are too many.
+func (s *Server) accept(conn net.Conn) {
+	switch {
+	case s.clients.Load() >= int64(s.limits.Clients) && s.limits.Clients > 0:
+		s.refuse(conn, proxy.Clients)
+	case s.unauthenticated.Load() >= int64(s.limits.Unauthenticated) && s.limits.Unauthenticated > 0:
+		s.refuse(conn, proxy.LoginStorm)
+	default:
+		l := &login{srv: s, socket: conn, conn: conn, in: make([]byte, 0, 512), began: time.Now(), method: "none"}
+		s.mu.Lock()
+		s.pending[l] = struct{}{}
+		s.mu.Unlock()
+		s.unauthenticated.Add(1)
+		s.logging.Go(l.serve)
+	}
+}
+
+// loggedIn is called when a login is over, one way or the other.
+func (s *Server) loggedIn(l *login) {
+	s.unauthenticated.Add(-1)
+	s.mu.Lock()
+	delete(s.pending, l)
+	s.mu.Unlock()
+}
+
+func (s *Server) refuse(conn net.Conn, reason *proxy.Reason) {
+	s.refused.Add(reason.Label, 1)
+	if s.turnedAway.Add(1) > turnAwayAtOnce {
+		s.turnedAway.Add(-1)
+		_ = conn.Close()
+		return
+	}
+	s.logging.Go(func() { s.turnAway(conn, reason) })
+}
+
+func (s *Server) nextWorker() *worker {
+	return s.workers[int(s.next.Add(1))%len(s.workers)]
+}
+
+// forget is called when a session has ended.
+func (s *Server) forget(c *session) {
+	if !c.forgotten {
+		c.forgotten = true
+		s.sessions.remove(c)
+		s.clients.Add(-1)
+	}
+}
+
+// Ready is nil, or why no client should be sent here.
+func (s *Server) Ready() error {
+	if s.draining.Load() {
+		return errors.New(proxy.Draining.Message)
+	}
+	var all error
+	for _, r := range s.resources {
+		if err := r.gate.Reachable(); err != nil {
+			all = errors.Join(all, fmt.Errorf("resource %s: %w", r.name, err))
+		}
+	}
+	return all
+}
+
+// Shutdown stops accepting, tells idle clients, lets running transactions finish, and closes everything. When ctx ends
+// first, it returns ctx's error and what still runs is cut off.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.draining.Store(true)
+	s.closeListeners()
+	s.sessions.each(func(c *session) {
+		c.w.loop.Post(eventloop.TaskFunc(c.drain))
+	})
+	poll := time.NewTicker(drainPollInterval)
+	defer poll.Stop()
+	for s.clients.Load() > 0 || s.unauthenticated.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			s.Close()
+			return ctx.Err()
+		case <-poll.C:
+		}
+	}
+	s.Close()
+	return nil
+}
+
+func (s *Server) closeListeners() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+	s.listeners = nil
+}
+
+// Close ends everything at once and waits for it.
+func (s *Server) Close() {
+	s.draining.Store(true)
+	s.stop()
+	s.closeListeners()
+	s.mu.Lock()
+	for l := range s.pending {
+		_ = l.socket.Close()
+	}
+	s.mu.Unlock()
+	s.logging.Wait()
+	var gone sync.WaitGroup
+	s.sessions.each(func(c *session) {
+		gone.Add(1)
+		c.w.loop.Post(eventloop.TaskFunc(func() {
+			c.leave()
+			c.close()
+			gone.Done()
+		}))
+	})
+	gone.Wait()
+	for _, r := range s.resources {
+		r.pool.Budget().Close()
+	}
+	s.awaitServers()
+	s.loops.Close()
+}
+
+// awaitServers waits until every server connection is closed; each has a deadline of its own for that.
+func (s *Server) awaitServers() {
+	for _, r := range s.resources {
+		for r.pool.Budget().Counts().Open() > 0 {
+			time.Sleep(drainPollInterval / 10)
+		}
+	}
+}
+
+func (s *Server) nextStatement() uint64 { return s.statement.Add(1) }
+
+// appendName appends the name that statement id has on servers.
+func (s *Server) appendName(dst []byte, id uint64) []byte {
+	return strconv.AppendUint(append(dst, s.namePrefix...), id, 10)
+}
+
+func (s *Server) nameLength(id uint64) int {
+	n := len(s.namePrefix) + 1
+	for ; id >= 10; id /= 10 {
+		n++
+	}
+	return n
+}
+
+// countError counts an error of the server by the class of its SQLSTATE.
+func (r *resource) countError(sqlstate string) {
+	if len(sqlstate) == 5 {
+		r.errors.Add(sqlstate[:2], 1)
+	}
+}

@@ -1,0 +1,336 @@
+package postgres
+
+import (
+	"bytes"
+
+	"github.com/weirproxy/weir/pgwire"
+)
+
+const (
+	// maxStatement is how long the text of a prepared statement may be for us to keep it, in bytes. A session with a longer
+	// one keeps its server connection instead.
+	maxStatement = 1 << 20
+	// maxStatements is how many named statements, and maxStatementBytes how much text, one session may have prepared.
+	// A session with more keeps its server connection.
+	maxStatements     = 2000
+	maxStatementBytes = 8 << 20
+	// preparedPerServer is how many statements stay prepared on a server connection from one batch to the next.
+	preparedPerServer = 500
+)
+
+// statement is what a client has prepared. On the servers it goes by a name made of its number, which no client knows, so
+// that clients do not meet each other's.
+type statement struct {
+	id    uint64
+	name  string // the client's; "" for the unnamed one
+	text  []byte // the body of its Parse behind the name; nil when too long to keep
+	found touch  // what executing it leaves in the session
+}
+
+// statements are all of a session's.
+type statements struct {
+	named   map[string]*statement
+	unnamed statement // id 0: there is none
+	bytes   int       // of the named ones' text
+}
+
+func (t *statements) find(name []byte) *statement {
+	if t == nil {
+		return nil
+	}
+	if len(name) == 0 {
+		if t.unnamed.id == 0 {
+			return nil
+		}
+		return &t.unnamed
+	}
+	return t.named[string(name)]
+}
+
+func (t *statements) add(st *statement) {
+	if t.named == nil {
+		t.named = make(map[string]*statement)
+	}
+	t.named[st.name] = st
+	t.bytes += len(st.text)
+}
+
+func (t *statements) remove(st *statement) {
+	if t != nil && t.named[st.name] == st {
+		delete(t.named, st.name)
+		t.bytes -= len(st.text)
+	}
+}
+
+func (t *statements) clear() {
+	if t != nil {
+		*t = statements{}
+	}
+}
+
+// forgetUnnamed notes that a Query ends the life of the unnamed statement, for the client and on the server.
+func (k *link) forgetUnnamed() {
+	k.server.Prepared.Unnamed = 0
+	if t := k.session.statements; t != nil {
+		t.unnamed.id = 0
+	}
+}
+
+// statementMessage deals with Parse, Bind, Describe or Close at i, where a server connection is not the client's alone:
+// statements are known to it by other names, and those it does not know are prepared first.
+func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict) {
+	m := r.chunk[i:]
+	have := m[pgwire.HeaderSize:min(len(m), pgwire.HeaderSize+body)]
+	before, name, ok := nameIn(m[0], have)
+	if !ok {
+		switch {
+		case len(have) < body && len(have) < maxHeld:
+			return 0, waitForMore
+		case len(have) < body:
+			return 0, badLength // a name of many kilobytes
+		}
+		k.expect(m[0], nil) // malformed: the server says so
+		k.upSkip = body
+		return pgwire.HeaderSize, passOn
+	}
+	if !k.evicted {
+		k.evict(r, i)
+	}
+	used = pgwire.HeaderSize + before + len(name) + 1
+	k.upSkip = body - (used - pgwire.HeaderSize)
+	if m[0] == pgwire.Describe && have[0] != 'S' || m[0] == pgwire.Close && have[0] != 'S' { // portals are the transaction's own
+		k.expect(m[0], nil)
+		return used, passOn
+	}
+	st := k.statementFor(m[0], r, i, name)
+	k.expect(m[0], st)
+	if st != nil && st.name != "" {
+		k.rename(r, i, used, before, body+k.w.srv.nameLength(st.id)-len(name), st)
+	}
+	if m[0] == pgwire.Parse && k.upSkip == 0 {
+		k.bodyEnds()
+	}
+	return used, passOn
+}
+
+// nameIn finds the statement's name in the body of a message of type t, and how many bytes of the body come before it.
+func nameIn(t byte, body []byte) (before int, name []byte, ok bool) {
+	rest := body
+	switch t {
+	case pgwire.Bind: // the portal comes first
+		if _, rest, ok = pgwire.CString(body); !ok {
+			return 0, nil, false
+		}
+	case pgwire.Describe, pgwire.Close: // 'S' or 'P' comes first
+		if len(body) == 0 {
+			return 0, nil, false
+		}
+		rest = body[1:]
+	}
+	before = len(body) - len(rest)
+	name, _, ok = pgwire.CString(rest)
+	return before, name, ok
+}
+
+// expect queues what the server answers with a message of its own that we look at.
+func (k *link) expect(t byte, st *statement) {
+	switch t {
+	case pgwire.Parse:
+		k.answers.push(answer{kind: parsed, statement: st})
+	case pgwire.Close:
+		k.answers.push(answer{kind: closed, statement: st})
+	}
+}
+
+// rename writes the header and the name of a message anew.
+func (k *link) rename(r *rewriting, i, used, before, body int, st *statement) {
+	m := r.chunk[i:]
+	r.cut(i, i+used)
+	r.out = appendHeader(r.out, m[0], body)
+	r.out = append(r.out, m[pgwire.HeaderSize:pgwire.HeaderSize+before]...)
+	r.out = append(k.w.srv.appendName(r.out, st.id), 0)
+}
+
+// statementFor is the statement that a message of type t is about, nil for one that the client does not have. It sees to
+// it that the server knows what it needs to know, as far as it is asked in this very batch.
+func (k *link) statementFor(t byte, r *rewriting, i int, name []byte) *statement {
+	s := k.session
+	if s.statements == nil {
+		s.statements = new(statements)
+	}
+	st := s.statements.find(name)
+	switch t {
+	case pgwire.Parse:
+		return k.parse(r, i, st, name)
+	case pgwire.Close:
+		if len(name) == 0 {
+			k.forgetUnnamed()
+		} else if st != nil {
+			s.statements.remove(st)
+			k.server.Prepared.Remove(st.id)
+		}
+		return st
+	}
+	if st == nil {
+		if len(name) == 0 { // the server may have someone else's
+			k.closeUnnamed(r, i)
+		}
+		return nil
+	}
+	k.words.found |= st.found
+	k.prepare(r, i, st)
+	return st
+}
+
+// parse begins a statement. Its text is collected as it passes.
+func (k *link) parse(r *rewriting, i int, old *statement, name []byte) *statement {
+	k.scan(1)
+	k.outer, k.words.found = k.words.found, 0 // what is found now belongs to this statement
+	k.text = k.text[:0]
+	t := k.session.statements
+	if len(name) == 0 {
+		k.keeping = &t.unnamed
+		return &t.unnamed
+	}
+	if old != nil { // the server shall say that the name is taken
+		k.prepare(r, i, old)
+		return old
+	}
+	st := &statement{id: k.w.srv.nextStatement(), name: string(name)}
+	t.add(st)
+	k.server.Prepared.Add(st.id)
+	k.keeping = st
+	return st
+}
+
+// keep collects text of a statement.
+func (k *link) keep(b []byte) {
+	if len(k.text)+len(b) <= maxStatement+1 {
+		k.text = append(k.text, b...)
+	} else {
+		k.text = k.text[:0]
+		k.words.found |= touchLarge
+	}
+}
+
+// statementKept is called when all of a statement's text has passed.
+func (k *link) statementKept() {
+	st, t := k.keeping, k.session.statements
+	k.keeping = nil
+	same := bytes.Equal(st.text, k.text)
+	if st.name != "" {
+		st.text = append([]byte(nil), k.text...)
+		t.bytes += len(st.text)
+		if len(t.named) > maxStatements || t.bytes > maxStatementBytes {
+			k.words.found |= touchLarge
+		}
+	} else {
+		if !same || st.id == 0 {
+			st.id = k.w.srv.nextStatement()
+			st.text = append(st.text[:0], k.text...)
+		}
+		k.server.Prepared.Unnamed = st.id
+	}
+	st.found = k.words.found &^ touchLarge
+	k.words.found = k.outer | k.words.found&touchLarge // parsing leaves nothing behind, executing does
+}
+
+// prepare has the server know st before what follows.
+func (k *link) prepare(r *rewriting, i int, st *statement) {
+	if st.name == "" {
+		if k.server.Prepared.Unnamed == st.id {
+			return
+		}
+		k.server.Prepared.Unnamed = st.id
+	} else {
+		if k.server.Prepared.Has(st.id) {
+			return
+		}
+		k.server.Prepared.Add(st.id)
+	}
+	n := len(st.text) + 1
+	if st.name != "" {
+		n += k.w.srv.nameLength(st.id)
+	}
+	r.cut(i, i)
+	r.out = appendHeader(r.out, pgwire.Parse, n)
+	if st.name != "" {
+		r.out = k.w.srv.appendName(r.out, st.id)
+	}
+	r.out = append(append(r.out, 0), st.text...)
+	k.answers.push(answer{kind: parsed, ours: true, statement: st})
+}
+
+// closeUnnamed makes sure that the server has no unnamed statement.
+func (k *link) closeUnnamed(r *rewriting, i int) {
+	r.insert(i, pgwire.Close, 0, 0, 0, 6, 'S', 0)
+	k.server.Prepared.Unnamed = 0
+	k.answers.push(answer{kind: closed, ours: true})
+}
+
+// evict closes statements that have been on the server for long, at the front of a batch, so that none is closed that an
+// earlier message of the batch has been promised. What the batch needs is prepared again.
+func (k *link) evict(r *rewriting, i int) {
+	k.evicted = true
+	for {
+		id, tooMany := k.server.Prepared.Oldest(preparedPerServer)
+		if !tooMany {
+			return
+		}
+		k.server.Prepared.Remove(id)
+		r.cut(i, i)
+		r.out = appendHeader(r.out, pgwire.Close, 1+k.w.srv.nameLength(id)+1)
+		r.out = append(k.w.srv.appendName(append(r.out, 'S'), id), 0)
+		k.answers.push(answer{kind: closed, ours: true})
+	}
+}
+
+// hearStatement takes note that a Parse or Close has been done.
+func (k *link) hearStatement(t byte) error {
+	if k.session.resource.mode == Session {
+		return nil
+	}
+	want := parsed
+	if t == pgwire.CloseComplete {
+		want = closed
+	}
+	if k.answers.empty() || k.answers.first().kind != want {
+		return errUnasked
+	}
+	k.answers.pop()
+	return nil
+}
+
+// notAnswered takes back what was noted of a message that the server has skipped or refused.
+func (k *link) notAnswered(a answer) {
+	st, t := a.statement, k.session.statements
+	switch {
+	case st == nil:
+	case st.name == "":
+		k.server.Prepared.Unnamed = 0
+		if !a.ours {
+			st.id = 0
+		}
+	case a.kind == parsed:
+		k.server.Prepared.Remove(st.id)
+		if !a.ours {
+			t.remove(st)
+		}
+	case a.kind == closed:
+		k.server.Prepared.Remove(st.id) // to be prepared anew when it is needed
+		if t.named[st.name] == nil {
+			t.add(st)
+		}
+	}
+}
+
+// forgetUnanswered is notAnswered for all that is still open, when the client leaves and its server connection goes on.
+func (k *link) forgetUnanswered() {
+	k.answers.keep(func(a answer) bool {
+		if a.statement != nil {
+			k.server.Prepared.Unnamed = 0
+			k.server.Prepared.Clear() // which of them exist is not known any more
+		}
+		return false
+	})
+}

@@ -1,0 +1,219 @@
+package postgres
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/weirproxy/weir/breaker"
+	"github.com/weirproxy/weir/pgwire"
+)
+
+// rewriting puts together what goes to the server when a chunk cannot go as it came: text is taken from the chunk up to
+// a point, something is put in or left out, and so on. As long as nothing is, nothing is copied.
+type rewriting struct {
+	chunk []byte
+	from  int // bytes of the chunk before it have been dealt with
+	out   []byte
+}
+
+// insert puts b in at the point at.
+func (r *rewriting) insert(at int, b ...byte) {
+	r.cut(at, at)
+	r.out = append(r.out, b...)
+}
+
+// cut leaves out the bytes from at to to.
+func (r *rewriting) cut(at, to int) {
+	r.out = append(r.out, r.chunk[r.from:at]...)
+	r.from = to
+}
+
+// end is all that is to be sent when the chunk is used up to at.
+func (r *rewriting) end(at int) []byte {
+	if len(r.out) == 0 {
+		return r.chunk[r.from:at]
+	}
+	r.cut(at, at)
+	return r.out
+}
+
+// up passes a chunk of what the client sent on to the server, and returns what must not go there.
+func (k *link) up(chunk []byte) (rest []byte) {
+	s := k.session
+	r := rewriting{chunk: chunk, out: k.w.out[:0]}
+	i := 0
+	for i < len(chunk) {
+		if k.upSkip > 0 {
+			n := min(k.upSkip, len(chunk)-i)
+			k.pass(chunk[i : i+n])
+			i += n
+			continue
+		}
+		if len(chunk)-i < pgwire.HeaderSize {
+			s.hold(chunk[i:])
+			break
+		}
+		if k.admitNext && !k.readmit(chunk[i:]) {
+			rest = chunk[i:]
+			break
+		}
+		used, v := k.message(&r, i)
+		if v != passOn {
+			if v == waitForMore {
+				s.hold(chunk[i:])
+			}
+			k.sendUp(&r, i)
+			k.stop(v, chunk[i])
+			return nil
+		}
+		i += used
+	}
+	k.sendUp(&r, i)
+	if s.link == k {
+		k.settle()
+	}
+	return rest
+}
+
+// sendUp sends what has been put together of a chunk used up to i.
+func (k *link) sendUp(r *rewriting, i int) {
+	if out := r.end(i); len(out) > 0 || len(k.upOut) > 0 {
+		k.write(out)
+	}
+	k.w.out = r.out[:0]
+}
+
+// stop deals with a message, of type t, that is not passed on.
+func (k *link) stop(v verdict, t byte) {
+	s := k.session
+	if s == nil || s.dead {
+		return
+	}
+	switch v {
+	case leaveNow:
+		s.leave()
+	case violation:
+		s.violated("type", fmt.Sprintf("invalid frontend message type %d", t))
+	case badLength:
+		s.violated("length", "invalid message length")
+	}
+}
+
+// readmit asks for a new ticket when a session that kept its server connection begins its next transaction.
+func (k *link) readmit(chunk []byte) bool {
+	switch chunk[0] {
+	case pgwire.Terminate, pgwire.Sync, pgwire.Flush:
+		return true
+	}
+	s := k.session
+	k.asked, k.began = k.w.loop.Now(), k.w.loop.Now()
+	ticket, err := s.resource.gate.Admit()
+	if err != nil {
+		s.refuse(chunk, err)
+		return false
+	}
+	k.ticket, k.admitNext = ticket, false
+	return true
+}
+
+// pass takes note of bytes of a message body that go to the server as they are.
+func (k *link) pass(b []byte) {
+	k.upSkip -= len(b)
+	if k.scanning {
+		k.words.feed(b)
+	}
+	if k.keeping != nil {
+		k.keep(b)
+	}
+	if k.upSkip == 0 {
+		k.bodyEnds()
+	}
+}
+
+// bodyEnds is called when all of a message has been passed on whose body was of interest.
+func (k *link) bodyEnds() {
+	if k.scanning {
+		k.scanning = false
+		k.words.end()
+	}
+	if k.keeping != nil {
+		k.statementKept()
+	}
+}
+
+// verdict is what becomes of a message.
+type verdict int
+
+const (
+	passOn      verdict = iota
+	waitForMore         // it cannot be told before more of it has come
+	leaveNow            // it is Terminate
+	violation
+	badLength
+)
+
+// message deals with the message that begins at i. It returns how many bytes of the chunk it has used: at least the
+// header, and what else it has looked at.
+func (k *link) message(r *rewriting, i int) (used int, v verdict) {
+	m := r.chunk[i:]
+	body, err := pgwire.Length(m)
+	if err != nil {
+		return 0, badLength
+	}
+	if k.answers.empty() && !k.unsynced {
+		k.timeQuery()
+	}
+	switch m[0] {
+	case pgwire.Query:
+		k.answers.push(answer{kind: queried})
+		k.scan(body)
+		k.forgetUnnamed()
+	case pgwire.FunctionCall:
+		k.answers.push(answer{kind: queried})
+	case pgwire.Sync:
+		if !k.copyIn { // while it takes COPY data the server ignores Sync
+			k.answers.push(answer{kind: synced, copyEnds: k.copyEnds})
+			k.unsynced = false
+		}
+	case pgwire.Parse, pgwire.Bind, pgwire.Describe, pgwire.Close:
+		k.unsynced = true
+		if k.session.resource.mode != Session {
+			return k.statementMessage(r, i, body)
+		}
+	case pgwire.Execute, pgwire.Flush:
+		k.unsynced = true
+	case pgwire.CopyDone, pgwire.CopyFail:
+		k.copyEnds++
+		k.copyIn = false
+	case pgwire.CopyData:
+	case pgwire.Terminate:
+		return 0, leaveNow
+	default:
+		return 0, violation
+	}
+	k.upSkip = body
+	return pgwire.HeaderSize, passOn
+}
+
+// scan has the body of a message looked at as SQL.
+func (k *link) scan(body int) {
+	k.scanning = body > 0 && k.session.resource.mode != Session // there, all is dropped in the end anyway
+	k.words.begin()
+}
+
+// appendHeader appends the header of a message with a body of n bytes.
+func appendHeader(dst []byte, t byte, n int) []byte {
+	return binary.BigEndian.AppendUint32(append(dst, t), uint32(n+4))
+}
+
+// outcomeOf is what a SQLSTATE tells about the server's health: only what the server itself failed at counts.
+func outcomeOf(sqlstate string) breaker.Outcome {
+	if len(sqlstate) != 5 {
+		return breaker.Success
+	}
+	switch {
+	case sqlstate[:2] == "58", sqlstate == "57P01", sqlstate == "57P02", sqlstate == "57P03", sqlstate == "XX000":
+		return breaker.Failure
+	}
+	return breaker.Success
+}
