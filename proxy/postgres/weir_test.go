@@ -1,0 +1,145 @@
+package postgres_test
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/weirproxy/weir/auth"
+	"github.com/weirproxy/weir/breaker"
+	"github.com/weirproxy/weir/internal/pgtest"
+	"github.com/weirproxy/weir/limiter"
+	"github.com/weirproxy/weir/pool"
+	"github.com/weirproxy/weir/proxy"
+	"github.com/weirproxy/weir/proxy/postgres"
+)
+
+// weir is a proxy under test, in this process.
+type weir struct {
+	*postgres.Server
+	tb       testing.TB
+	addr     string
+	database string
+}
+
+// settings are what a test changes of the defaults.
+type settings struct {
+	upstream string // the shared PostgreSQL
+	mode     postgres.PoolMode
+	servers  int // 10
+	loops    int // 2
+	queue    limiter.Queue
+	timeouts postgres.Timeouts
+	limits   postgres.Limits
+	pool     pool.Config
+	tls      postgres.TLSOptions
+	method   auth.Method // trust
+	users    map[string]string
+	bucket   limiter.Bucket
+	rate     limiter.Rate
+	breaker  *breaker.Breaker
+}
+
+const database = "orders"
+
+// start runs a weir until the test ends.
+func start(tb testing.TB, c settings) *weir {
+	tb.Helper()
+	if c.upstream == "" {
+		c.upstream = pgtest.Shared(tb).DSN()
+	}
+	if c.pool.Connections = c.servers; c.servers == 0 {
+		c.pool.Connections = 10
+	}
+	if c.pool.Connect == 0 {
+		c.pool.Connect = 5 * time.Second
+	}
+	if c.queue.Wait == 0 {
+		c.queue.Wait = 5 * time.Second
+	}
+	if c.loops == 0 {
+		c.loops = 2
+	}
+	if c.method == "" {
+		c.method = auth.Trust
+	}
+	secrets := make(map[string]auth.Secret)
+	for user, s := range c.users {
+		secret, err := auth.ParseSecret(s)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		secrets[user] = secret
+	}
+	users, err := auth.NewUsers(c.method, auth.NewKey(), secrets)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	log := slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	server, err := postgres.New(postgres.Options{
+		Resources: []postgres.ResourceOptions{{
+			Name: database, Upstream: c.upstream, Pool: c.pool, Mode: c.mode, Queue: c.queue, Timeouts: c.timeouts,
+			Gate: proxy.NewGate(database, c.rate, c.bucket, c.breaker, log),
+		}},
+		Users: users, TLS: c.tls, Limits: c.limits, Loops: c.loops, Log: log,
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	listener, err := proxy.Listen(context.Background(), "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	tb.Cleanup(func() {
+		server.Close()
+		<-served
+	})
+	return &weir{Server: server, tb: tb, addr: listener.Addr().String(), database: database}
+}
+
+// dsn is the connection string of the weir for a user, with further parameters as "key=value".
+func (w *weir) dsn(params ...string) string {
+	host, port, _ := net.SplitHostPort(w.addr)
+	return strings.Join(append([]string{
+		"host=" + host, "port=" + port, "dbname=" + w.database, "user=app", "sslmode=disable",
+	}, params...), " ")
+}
+
+// client connects to the weir, frame by frame.
+func (w *weir) client(params ...string) *pgtest.Client {
+	w.tb.Helper()
+	return pgtest.Connect(w.tb, w.dsn(params...))
+}
+
+// pgconn connects to the weir with pgx's connection.
+func (w *weir) pgconn(params ...string) *pgconn.PgConn {
+	w.tb.Helper()
+	conn, err := pgconn.Connect(context.Background(), w.dsn(params...))
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	w.tb.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// servers counts the weir's server connections by state.
+func (w *weir) servers(state string) int64 {
+	return w.Stats().Resources[0].Servers[state]
+}
+
+// eventually waits until what is true, for at most ten seconds.
+func (w *weir) eventually(what string, is func() bool) {
+	w.tb.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.tb.Fatalf("still not so after 10 s: %s; %+v", what, w.Stats())
+		}
+	}
+}
