@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"fmt"
+)
+
+const relayClients = 20 // on as many server connections
+
+// relay is what a query costs, and how many go through.
+func (b *bench) relay(ctx context.Context) error {
+	sides, stop, err := b.lab.start(ctx, variant{}, direct, pgbouncer, again, weir)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	for _, mode := range []string{"simple", "extended"} {
+		if err := b.relayMode(ctx, sides, mode, mode); err != nil {
+			return err
+		}
+	}
+	if err := b.relayPrepared(ctx, sides); err != nil {
+		return err
+	}
+	return b.relayTLS(ctx)
+}
+
+// relayPrepared leaves PgBouncer out: Debian's 1.18 has no prepared statements in transaction mode.
+func (b *bench) relayPrepared(ctx context.Context, sides []*side) error {
+	last := sides[len(sides)-1]
+	if last.name != weir {
+		return nil
+	}
+	probe := load{mode: "prepared", clients: 2, seconds: 1}
+	if _, err := b.lab.pgbenchRun(ctx, last, probe); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		b.results.section(section{title: "Relay, prepared", note: "weir does not take `pgbench -M prepared` yet: " + shorten(err.Error())})
+		return nil
+	}
+	return b.relayMode(ctx, []*side{sides[0], last}, "prepared", "prepared")
+}
+
+func (b *bench) relayTLS(ctx context.Context) error {
+	sides, stop, err := b.lab.start(ctx, variant{cert: b.lab.p256}, pgbouncer, again, weir)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	return b.relayMode(ctx, sides, "simple", "simple over TLS")
+}
+
+func (b *bench) relayMode(ctx context.Context, sides []*side, mode, title string) error {
+	b.progress("relay, %s", title)
+	full := load{mode: mode, clients: relayClients, seconds: 2}
+	rate, err := b.affordable(ctx, sides, full, 6000)
+	if err != nil {
+		return err
+	}
+	paced := full
+	paced.rate = rate
+
+	cpu, latency, tps := series{}, series{}, series{}
+	for round := range b.rounds(7) {
+		for _, s := range turns(sides, round) {
+			got, err := b.lab.pgbenchRun(ctx, s, full)
+			if err != nil {
+				return err
+			}
+			tps.add(s.name, got.perSecond)
+		}
+		for _, s := range turns(sides, round) {
+			got, err := b.lab.pgbenchRun(ctx, s, paced)
+			if err != nil {
+				return err
+			}
+			if got.perSecond < 0.9*rate {
+				b.progress("%s kept up with %.0f of %.0f/s only", s.name, got.perSecond, rate)
+			}
+			latency.add(s.name, got.latency)
+			if s.pid != 0 {
+				cpu.add(s.name, got.cpu)
+			}
+		}
+	}
+
+	table := section{title: "Relay, " + title,
+		note: fmt.Sprintf("`pgbench -S -M %s -c %d -j 1` on %d server connections. CPU and latency at %.0f transactions/s, throughput without a rate. Medians of %d rounds.",
+			mode, relayClients, serverConnections, rate, b.rounds(7)),
+		header: []string{"side", "CPU per transaction", "to PgBouncer", "latency", "transactions/s", "to PgBouncer", "to direct"}}
+	for _, s := range sides {
+		table.rows = append(table.rows, []string{s.name, number("%.1f µs", cpu.median(s.name)), ratioText(cpu.ratio(s.name, pgbouncer)),
+			number("%.2f ms", latency.median(s.name)), number("%.0f", tps.median(s.name)), ratioText(tps.ratio(s.name, pgbouncer)),
+			ratioText(tps.ratio(s.name, direct))})
+	}
+	b.results.section(table)
+	if mode == title { // over TLS there is no target
+		b.results.atMost("CPU per query, "+title+", to PgBouncer", 1.15, cpu.ratio(weir, pgbouncer), "%.2f×", ratioText(cpu.ratio(again, pgbouncer)))
+		b.results.atLeast("throughput, "+title+", to PgBouncer", 1.0, tps.ratio(weir, pgbouncer), "%.2f×", ratioText(tps.ratio(again, pgbouncer)))
+	}
+	return nil
+}
+
+// affordable is the rate to offer: want, or 60 % of what the slowest side does at full speed.
+func (b *bench) affordable(ctx context.Context, sides []*side, full load, want float64) (float64, error) {
+	for _, s := range sides {
+		got, err := b.lab.pgbenchRun(ctx, s, full)
+		if err != nil {
+			return 0, err
+		}
+		want = min(want, 0.6*got.perSecond)
+	}
+	return max(10, float64(int(want/10)*10)), nil
+}
+
+func shorten(s string) string { return s[max(0, len(s)-300):] }

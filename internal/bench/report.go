@@ -1,0 +1,149 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"strings"
+	"text/tabwriter"
+)
+
+// results is what a run has found out, as far as it came.
+type results struct {
+	about    [][2]string // what was run, on what
+	targets  []verdict
+	sections []section
+	failures []string
+}
+
+// verdict is one target and how the run stands to it.
+type verdict struct {
+	what, want, got, noise string
+	met                    bool
+}
+
+// section is one table.
+type section struct {
+	title  string
+	note   string
+	header []string
+	rows   [][]string
+}
+
+func (r *results) section(s section) { r.sections = append(r.sections, s) }
+
+// atMost records a target that weir's figure must not exceed; a figure that was not measured is left out.
+func (r *results) atMost(what string, limit, got float64, format, noise string) {
+	r.judge(what, "≤ ", limit, got, format, noise, got <= limit)
+}
+
+// atLeast records a target that weir's figure must reach.
+func (r *results) atLeast(what string, limit, got float64, format, noise string) {
+	r.judge(what, "≥ ", limit, got, format, noise, got >= limit)
+}
+
+func (r *results) judge(what, relation string, limit, got float64, format, noise string, met bool) {
+	if math.IsNaN(got) {
+		return
+	}
+	r.targets = append(r.targets, verdict{what: what, want: relation + fmt.Sprintf(format, limit),
+		got: fmt.Sprintf(format, got), noise: noise, met: met})
+}
+
+func (v verdict) word() string {
+	if v.met {
+		return "met"
+	}
+	return "**not met**"
+}
+
+// ratioText is a ratio for a table, a dash where it was not measured.
+func ratioText(x float64) string { return number("%.2f×", x) }
+
+func number(format string, x float64) string {
+	if math.IsNaN(x) {
+		return "–"
+	}
+	return fmt.Sprintf(format, x)
+}
+
+// tables is everything as tables, in the order of reading.
+func (r *results) tables() []section {
+	about := section{title: "Run", header: []string{"", ""}}
+	for _, line := range r.about {
+		about.rows = append(about.rows, line[:])
+	}
+	all := []section{about}
+	if len(r.targets) > 0 {
+		t := section{title: "Targets", header: []string{"what", "target", "weir", "noise floor", ""}}
+		for _, v := range r.targets {
+			t.rows = append(t.rows, []string{v.what, v.want, v.got, v.noise, v.word()})
+		}
+		all = append(all, t)
+	}
+	return append(all, r.sections...)
+}
+
+// text prints the tables for a terminal.
+func (r *results) text(w io.Writer) {
+	for _, s := range r.tables() {
+		fmt.Fprintf(w, "\n%s\n", s.title)
+		if s.note != "" {
+			fmt.Fprintf(w, "%s\n", s.note)
+		}
+		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		if strings.Join(s.header, "") != "" {
+			fmt.Fprintln(tw, "  "+strings.Join(s.header, "\t"))
+		}
+		for _, row := range s.rows {
+			fmt.Fprintln(tw, "  "+strings.ReplaceAll(strings.Join(row, "\t"), "**", ""))
+		}
+		tw.Flush()
+	}
+	for _, f := range r.failures {
+		fmt.Fprintf(w, "\nFAILED %s\n", f)
+	}
+}
+
+// markdown prints the tables for docs/benchmarks.md.
+func (r *results) markdown(w io.Writer) {
+	for _, s := range r.tables() {
+		fmt.Fprintf(w, "### %s\n\n", s.title)
+		if s.note != "" {
+			fmt.Fprintf(w, "%s\n\n", s.note)
+		}
+		fmt.Fprintf(w, "| %s |\n|%s\n", strings.Join(s.header, " | "), strings.Repeat(" --- |", len(s.header)))
+		for _, row := range s.rows {
+			fmt.Fprintf(w, "| %s |\n", strings.Join(row, " | "))
+		}
+		fmt.Fprintln(w)
+	}
+	for _, f := range r.failures {
+		fmt.Fprintf(w, "**Failed:** %s\n\n", strings.ReplaceAll(f, "|", `\|`))
+	}
+}
+
+// The lines between which write puts the results.
+const (
+	beginResults = "<!-- results: written by go run ./internal/bench -write docs/benchmarks.md -->"
+	endResults   = "<!-- end of results -->"
+)
+
+// write replaces the results in a document and leaves the rest of it alone.
+func (r *results) write(path string) error {
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(old), beginResults)
+	_, after, ok2 := strings.Cut(rest, endResults)
+	if !ok || !ok2 {
+		return fmt.Errorf("%s: no lines %q and %q to write between", path, beginResults, endResults)
+	}
+	var b strings.Builder
+	b.WriteString(before + beginResults + "\n\n")
+	r.markdown(&b)
+	b.WriteString(endResults + after)
+	return os.WriteFile(path, []byte(b.String()), 0o644)
+}
