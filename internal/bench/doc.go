@@ -7,7 +7,7 @@
 //
 // It brings everything it needs: a throwaway PostgreSQL, PgBouncer processes, weir built from this module, keys and
 // certificates, all on free loopback ports and in a temporary directory, and it takes all of it down again, also after
-// Ctrl-C. scripts/setup-bench installs the packages.
+// Ctrl-C. scripts/setup bench installs the packages.
 //
 // How it keeps figures comparable on a machine that the load, the proxies and PostgreSQL share:
 //

@@ -237,7 +237,7 @@ func unprivileged() (*syscall.Credential, error) {
 	}
 	u, err := user.Lookup("postgres")
 	if err != nil {
-		return nil, fmt.Errorf("as root this needs the user postgres (scripts/setup-bench installs it): %w", err)
+		return nil, fmt.Errorf("as root this needs the user postgres (scripts/setup bench installs it): %w", err)
 	}
 	uid, err := strconv.ParseUint(u.Uid, 10, 32)
 	if err != nil {

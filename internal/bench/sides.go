@@ -120,7 +120,7 @@ func find(name, pgbin string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("no %s on this machine: run scripts/setup-bench", name)
+	return "", fmt.Errorf("no %s on this machine: run scripts/setup bench", name)
 }
 
 func executable(path string) bool {
@@ -136,7 +136,7 @@ func postgresBin() (string, error) {
 	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(found) == 0 {
-		return "", fmt.Errorf("no PostgreSQL server on this machine: run scripts/setup-bench")
+		return "", fmt.Errorf("no PostgreSQL server on this machine: run scripts/setup bench")
 	}
 	slices.SortFunc(found, func(a, b string) int { return len(a) - len(b) + strings.Compare(a, b) })
 	return filepath.Dir(found[len(found)-1]), nil
