@@ -18,10 +18,10 @@ var update = flag.Bool("update", false, "rewrite the golden files and the refere
 func TestMain(m *testing.M) {
 	for _, pair := range os.Environ() {
 		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "PG") {
-			os.Unsetenv(name)
+			_ = os.Unsetenv(name)
 		}
 	}
-	os.Setenv("PGPASSFILE", os.DevNull)
+	_ = os.Setenv("PGPASSFILE", os.DevNull)
 	os.Exit(m.Run())
 }
 

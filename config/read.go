@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -400,7 +401,7 @@ func (r *reader) secret(path string, n ast.Node, v reflect.Value, f field) {
 		v.Set(reflect.ValueOf(NewSecret(text)))
 	default:
 		dsn, err := NewDSN(text)
-		if bad, is := err.(*dsnError); is {
+		if bad := (*dsnError)(nil); errors.As(err, &bad) {
 			r.problem(path, bad.what, bad.expected)
 			return
 		}
@@ -484,7 +485,7 @@ func (r *reader) scalar(path string, n ast.Node, v reflect.Value, f field) {
 			r.problem(path, r.subject(path)+"is not a whole number", expected)
 		case err != nil && !strings.HasPrefix(text, "-"):
 			r.problem(path, r.subject(path)+"is too large", expected)
-		case i < 1 && !(i == 0 && f.zero() != ""):
+		case i < 0, i == 0 && f.zero() == "":
 			r.problem(path, r.subject(path)+"is below 1", expected)
 		default:
 			v.SetInt(i)
