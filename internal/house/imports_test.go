@@ -1,6 +1,7 @@
 package house_test
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -101,7 +102,7 @@ func TestHouseHasItsRooms(t *testing.T) {
 // root is the module's directory, seen from this one.
 const root = "../.."
 
-// ourImports is which of our packages each of them imports, tests left out. It reads files of all platforms.
+// ourImports is which of our packages each of them imports, tests left out.
 func ourImports(t *testing.T) map[string][]string {
 	t.Helper()
 	imports := map[string][]string{}
@@ -129,6 +130,21 @@ func packageOf(file string) string { return path.Dir(filepath.ToSlash(file)) }
 // relative to the module.
 func eachImport(t *testing.T, visit func(file, imported string)) {
 	t.Helper()
+	eachFile(t, func(name string, file *ast.File) {
+		visit(name, "")
+		for _, spec := range file.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			visit(name, imported)
+		}
+	})
+}
+
+// eachFile calls visit for each Go file of the module, for all platforms, with its name relative to the module.
+func eachFile(t *testing.T, visit func(name string, file *ast.File)) {
+	t.Helper()
 	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -142,22 +158,15 @@ func eachImport(t *testing.T, visit func(file, imported string)) {
 		if filepath.Ext(name) != ".go" {
 			return nil
 		}
-		parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
 		if err != nil {
 			return err
 		}
-		file, err := filepath.Rel(root, name)
+		relative, err := filepath.Rel(root, name)
 		if err != nil {
 			return err
 		}
-		visit(file, "")
-		for _, spec := range parsed.Imports {
-			imported, err := strconv.Unquote(spec.Path.Value)
-			if err != nil {
-				return err
-			}
-			visit(file, imported)
-		}
+		visit(relative, file)
 		return nil
 	})
 	if err != nil {

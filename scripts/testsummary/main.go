@@ -68,9 +68,12 @@ func (s *summary) take(e event, out io.Writer) {
 	name := e.Package + "." + e.Test
 	switch e.Action {
 	case "output":
+		if isNoise(e.Output) {
+			return
+		}
 		if e.Test != "" {
 			s.output[name] = append(s.output[name], e.Output)
-		} else if !isNoise(e.Output) {
+		} else {
 			fmt.Fprint(out, e.Output)
 		}
 	case "build-output":
@@ -127,7 +130,7 @@ func (s *summary) fail(what string) {
 // reason is the line in which a skipped test says why.
 func reason(said []string) string {
 	for _, line := range said {
-		if text := strings.TrimSpace(line); text != "" && !strings.HasPrefix(text, "---") && !strings.HasPrefix(text, "===") {
+		if text := strings.TrimSpace(line); text != "" && !strings.HasPrefix(text, "---") {
 			return text
 		}
 	}
@@ -136,5 +139,5 @@ func reason(said []string) string {
 
 // isNoise tells the lines that say nothing a summary does not.
 func isNoise(line string) bool {
-	return line == "PASS\n" || line == "FAIL\n" || strings.Contains(line, "[no test files]") || strings.HasPrefix(line, "fuzz: elapsed:")
+	return strings.HasPrefix(line, "=== ") || line == "PASS\n" || line == "FAIL\n" || strings.Contains(line, "[no test files]") || strings.HasPrefix(line, "fuzz: elapsed:")
 }
