@@ -364,3 +364,30 @@ resources:
 		t.Errorf("timeouts %+v, fleet %v", r.Timeouts, cfg.Fleet)
 	}
 }
+
+func TestRedisURLs(t *testing.T) {
+	for url, want := range map[string]string{
+		"redis://redis":                               "",
+		"redis://:pw@redis:6379/3":                    "",
+		"rediss://u:pw@redis:6379?dial_timeout=100ms": "",
+		"redis+sentinel://a:26379,b:26379/mymaster/2": "",
+		"rediss+cluster://a:1,b:2,c:3":                "",
+		"redis://a:1,b:2":                             "names several hosts",
+		"redis://a:1,:2":                              "names no host",
+		"redis:///0":                                  "names no host",
+		"redis+sentinel://a:26379":                    "names no master",
+		"redis+sentinel://a:26379/mymaster/x":         "a database that is not a number",
+		"redis+cluster://a:1/3":                       "which a cluster does not have",
+		"redis://a/-1":                                "a database that is not a number",
+		"redis://u:12/" + secret + "@a/0":             "must be percent-encoded",
+		"redis://a?" + secret + "=1":                  "has an unknown parameter",
+		"redis://a?dial_timeout=" + secret:            "has a dial_timeout that is not a duration",
+		"http://a":                                    "has a scheme that is not Redis'",
+		"localhost:6379":                              "has a scheme that is not Redis'",
+	} {
+		_, _, err := parse("fleet: { redis: '" + url + "' }\nauth: { method: trust }" + oneResource)
+		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), secret)) {
+			t.Errorf("%s: got %v, want %q", url, err, want)
+		}
+	}
+}

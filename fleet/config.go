@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Config names the Redis that the weirs of one fleet share. Without it a process is the whole fleet.
@@ -36,39 +37,60 @@ var fleetName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
 // Validate reports every field that cannot work, by its key in the file, never quoting the URL. It is meant for a
 // Config with its defaults.
 func (c Config) Validate(report func(key, what, expected string)) {
-	const expected = "a URL with the scheme redis, rediss, redis+sentinel or redis+cluster"
-	u, err := url.Parse(c.Redis)
-	switch {
-	case c.Redis == "":
-		report("redis", "is missing", expected)
-	case err != nil:
-		report("redis", "is not a URL; special characters in its password must be percent-encoded", expected)
-	case !slices.Contains(schemes, u.Scheme):
-		report("redis", "has a scheme that is not Redis'", expected)
-	case u.Host == "":
-		report("redis", "names no host", expected)
-	case !isDatabase(strings.TrimPrefix(u.Path, "/"), strings.HasSuffix(u.Scheme, "+sentinel")):
-		report("redis", "names a database that is not a number", expected+" and a path such as /0")
+	if what := badURL(c.Redis); what != "" {
+		report("redis", what, "redis://host:6379/0, redis+sentinel://host:26379/master-name or redis+cluster://host:6379, or rediss for TLS")
 	}
 	if !fleetName.MatchString(c.Name) {
 		report("name", "is not usable in the names of Redis' keys", "up to 64 letters, digits, _, - or .")
 	}
 }
 
-// isDatabase accepts Redis' numbered databases; a sentinel URL names its master set before the number.
-func isDatabase(path string, sentinel bool) bool {
-	if sentinel {
-		if _, after, found := strings.Cut(path, "/"); found {
-			path = after
-		} else {
-			return true
+// parameters are what may follow the ? of a URL, and whether it is a duration.
+var parameters = map[string]bool{
+	"dial_timeout": true, "read_timeout": true, "write_timeout": true, "sentinel_username": false, "sentinel_password": false,
+}
+
+// badURL says why a URL names no Redis, or "". It quotes nothing: where a password was not encoded, any part of the URL
+// may be a piece of it.
+func badURL(text string) string {
+	u, err := url.Parse(text)
+	switch {
+	case text == "":
+		return "is missing"
+	case err != nil || strings.Contains(u.Path, "@"):
+		return "is not a URL; special characters in its password must be percent-encoded"
+	case !slices.Contains(schemes, u.Scheme):
+		return "has a scheme that is not Redis'"
+	case slices.ContainsFunc(strings.Split(u.Host, ","), func(host string) bool { return (&url.URL{Host: host}).Hostname() == "" }):
+		return "names no host"
+	}
+	_, kind, _ := strings.Cut(u.Scheme, "+")
+	database := strings.Trim(u.Path, "/")
+	switch {
+	case kind == "" && strings.Contains(u.Host, ","):
+		return "names several hosts without redis+cluster or redis+sentinel"
+	case kind == "cluster" && database != "" && database != "0":
+		return "names a database, which a cluster does not have"
+	case kind == "sentinel":
+		master, rest, _ := strings.Cut(database, "/")
+		if master == "" {
+			return "names no master"
+		}
+		database = rest
+	}
+	if n, err := strconv.Atoi(database); database != "" && (err != nil || n < 0) {
+		return "names a database that is not a number"
+	}
+	for name, values := range u.Query() {
+		isDuration, known := parameters[name]
+		if !known {
+			return "has an unknown parameter behind its ?"
+		}
+		if _, err := time.ParseDuration(values[len(values)-1]); isDuration && err != nil {
+			return "has a " + name + " that is not a duration such as 100ms"
 		}
 	}
-	if path == "" {
-		return true
-	}
-	n, err := strconv.Atoi(path)
-	return err == nil && n >= 0
+	return ""
 }
 
 // String is the fleet's name and where its Redis is, without credentials.
