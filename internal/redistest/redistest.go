@@ -11,7 +11,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,7 +29,7 @@ const patience = 10 * time.Second
 type Server struct {
 	tb   testing.TB
 	dir  string
-	args []string
+	args []string // of redis-server, ahead of what every server gets
 	port int
 
 	shell *exec.Cmd
@@ -52,6 +55,31 @@ func Reserve(tb testing.TB, args ...string) *Server {
 	s := &Server{tb: tb, dir: tb.TempDir(), args: args, port: freePort(tb)}
 	tb.Cleanup(s.Stop)
 	return s
+}
+
+// Sentinel starts a Redis Sentinel that watches master under the given name.
+func Sentinel(tb testing.TB, name string, master *Server) *Server {
+	tb.Helper()
+	conf := filepath.Join(tb.TempDir(), "sentinel.conf") // Sentinel rewrites it
+	line := fmt.Sprintf("sentinel monitor %s 127.0.0.1 %d 1\n", name, master.port)
+	if err := os.WriteFile(conf, []byte(line), 0o600); err != nil {
+		tb.Fatalf("redistest: %v", err)
+	}
+	return Start(tb, conf, "--sentinel")
+}
+
+// Cluster starts a Redis Cluster of one node.
+func Cluster(tb testing.TB) *Server {
+	tb.Helper()
+	s := Start(tb, "--cluster-enabled", "yes")
+	s.Command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		if reply, err := s.ask("SET probe 1"); err == nil && reply == "+OK" {
+			return s
+		} else if time.Now().After(deadline) {
+			tb.Fatalf("redistest: the cluster does not get ready: %q, %v", reply, err)
+		}
+	}
 }
 
 // Addr is where the server listens, the same after a Restart.
@@ -124,11 +152,13 @@ wait $pid 2>/dev/null
 exit 0`
 
 func (s *Server) run() error {
-	args := append([]string{
-		"-c", guard, "redis-server",
+	args := slices.Concat([]string{"-c", guard, "redis-server"}, s.args, []string{
 		"--bind", "127.0.0.1", "--port", strconv.Itoa(s.port), "--dir", s.dir, "--logfile", s.dir + "/log",
-		"--save", "", "--daemonize", "no",
-	}, s.args...)
+		"--daemonize", "no",
+	})
+	if !slices.Contains(s.args, "--sentinel") {
+		args = append(args, "--save", "")
+	}
 	s.shell = exec.Command("sh", args...)
 	in, err := s.shell.StdinPipe()
 	if err != nil {

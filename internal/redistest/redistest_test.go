@@ -32,3 +32,12 @@ func TestServer(t *testing.T) {
 	}
 	s.Pause() // a frozen server is cleaned up all the same
 }
+
+func TestSentinelAndCluster(t *testing.T) {
+	master := redistest.Start(t)
+	sentinel := redistest.Sentinel(t, "main", master)
+	if got := sentinel.Command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"); got != "*2" {
+		t.Errorf("the sentinel says %q, want an address", got)
+	}
+	redistest.Cluster(t)
+}

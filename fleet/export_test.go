@@ -1,0 +1,4 @@
+package fleet
+
+// For the tests of package fleet_test.
+var ParseURL = parseURL
