@@ -279,12 +279,14 @@ func (s *Server) accept(conn net.Conn) {
 		s.pending[l] = struct{}{}
 		s.mu.Unlock()
 		s.unauthenticated.Add(1)
+		s.loops.Begin()
 		s.logging.Go(l.serve)
 	}
 }
 
 // loggedIn is called when a login is over, one way or the other.
 func (s *Server) loggedIn(l *login) {
+	s.loops.End()
 	s.unauthenticated.Add(-1)
 	s.mu.Lock()
 	delete(s.pending, l)
