@@ -152,7 +152,7 @@ func (b *Breaker) newCounts() *counts {
 		Timeout:       1 << 62, // never half-open: once it trips, b.open decides and these counts are dropped
 		ReadyToTrip:   b.readyToTrip,
 		IsSuccessful:  func(err error) bool { return err == nil },
-		IsExcluded:    func(err error) bool { return err == errIgnored },
+		IsExcluded:    func(err error) bool { return errors.Is(err, errIgnored) },
 		OnStateChange: func(string, gobreaker.State, gobreaker.State) { c.tripped.Store(true) },
 	})
 	return c

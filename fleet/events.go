@@ -141,8 +141,9 @@ func (f *Fleet) listen(ctx context.Context) {
 // listenOnce listens on one subscription until that breaks or falls silent for too long.
 func (f *Fleet) listenOnce(ctx context.Context) {
 	line := f.client.Subscribe(ctx, f.prefix+"events")
-	defer line.Close()
-	defer context.AfterFunc(ctx, func() { _ = line.Close() })() // ends the wait for a message
+	hangUp := func() { _ = line.Close() }
+	defer hangUp()
+	defer context.AfterFunc(ctx, hangUp)() // ends the wait for a message
 
 	for tested := false; ; {
 		message, err := line.ReceiveTimeout(ctx, listenFor)

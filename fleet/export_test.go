@@ -1,4 +1,4 @@
 package fleet
 
-// For the tests of package fleet_test.
+// ParseURL is for the tests of package fleet_test.
 var ParseURL = parseURL

@@ -35,7 +35,7 @@ func open(tb testing.TB, url, name string) *fleet.Fleet {
 func client(tb testing.TB, s *redistest.Server) *redis.Client {
 	tb.Helper()
 	c := redis.NewClient(&redis.Options{Addr: s.Addr(), Protocol: 2})
-	tb.Cleanup(func() { c.Close() })
+	tb.Cleanup(func() { _ = c.Close() })
 	return c
 }
 

@@ -48,7 +48,7 @@ const (
 //	A(W) ≤ burst + N + PerSecond·(W + Lease)
 //
 // transactions, however many weirs come, crash or are paused meanwhile, and PerSecond in the long run. For a token used in
-// the period was either charged to the shared bucket in the period or at most Lease before it, and that charges no more than
+// the period was either granted by the shared bucket in the period or at most Lease before it, and that grants no more than
 // burst/2 + PerSecond·(W+Lease); or it was in a reserve when the period began, and all reserves together hold no more than
 // burst/2 + N (the N only where the burst has less than two tokens for each weir, or for weirs that have just joined). What a
 // crashed weir held is lost, never used twice.
@@ -56,9 +56,9 @@ const (
 // # Without the store
 //
 // When a lease fails, the weir goes on alone with its last share: a Local bucket of 1/N of rate and burst with N as it last
-// was, filled with what it held, until a lease succeeds. One that never knew N takes an eighth and starts with one token. That adds
-// to the bound what the weirs use alone: each at most its share of burst + PerSecond·W, so the rate stays PerSecond if all are
-// cut off, and is below twice that while only some are.
+// was, filled with what was in its reserve, until a lease succeeds. One that never knew N takes an eighth, and one that has
+// just started begins with one token. That adds to the bound what the weirs use alone: each at most its share of
+// burst + PerSecond·W, so the rate stays PerSecond if all are cut off, and is below twice that while only some are.
 type Leased struct {
 	name    string
 	rate    Rate // of the fleet
