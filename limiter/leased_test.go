@@ -118,7 +118,7 @@ func storm(t *testing.T, seed uint64, rate limiter.Rate) {
 		fleet[i] = startWeir(s, i, rate)
 	}
 
-	end := time.Now().Add(12 * time.Second)
+	end := time.Now().Add(6 * time.Second)
 	next := weirs
 	mood := make([]float64, weirs) // how much of the rate each weir is asked for
 	for now := time.Now(); now.Before(end); now = time.Now() {
