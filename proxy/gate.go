@@ -46,7 +46,7 @@ func (g *Gate) Admit() (Ticket, error) {
 	if g.breaker != nil {
 		permit, err := g.breaker.Allow()
 		if err != nil {
-			return Ticket{}, g.BreakerRefusal(err)
+			return Ticket{}, g.BreakerRefusal(err, 0)
 		}
 		t = Ticket{permit, true}
 	}
@@ -78,19 +78,24 @@ func (t *Ticket) Fail(cause string) {
 	}
 }
 
-// Reachable is nil, or the Refusal of a client that wants to log in while the breaker is open.
-func (g *Gate) Reachable() error {
+// Answering is nil, or the breaker's error while the resource is taken not to answer. Asking refuses nobody.
+func (g *Gate) Answering() error {
 	if g.breaker == nil {
 		return nil
 	}
-	if err := g.breaker.Refuses(); err != nil {
-		return g.BreakerRefusal(err)
+	return g.breaker.Refuses()
+}
+
+// Reachable is nil, or the Refusal of a client that wants to log in while the breaker is open.
+func (g *Gate) Reachable() error {
+	if err := g.Answering(); err != nil {
+		return g.BreakerRefusal(err, 0)
 	}
 	return nil
 }
 
-// Dialed tells the breaker the outcome of a connect, and returns the Refusal for those who wait for a connection when the
-// resource is taken not to answer.
+// Dialed tells the breaker the outcome of a connect. When the connect failed and the resource is taken not to answer, it
+// returns the breaker's error, which [Gate.BreakerRefusal] makes a Refusal of for each of those who wait for a connection.
 func (g *Gate) Dialed(err error) error {
 	if g.breaker == nil {
 		return nil
@@ -105,10 +110,7 @@ func (g *Gate) Dialed(err error) error {
 	if err == nil {
 		return nil
 	}
-	if refused := g.breaker.Refuses(); refused != nil {
-		return g.BreakerRefusal(refused)
-	}
-	return nil
+	return g.breaker.Refuses()
 }
 
 // ServerFailed tells the breaker of a failure of the server that no ticket reports.
@@ -121,9 +123,9 @@ func (g *Gate) ServerFailed(cause string) {
 	}
 }
 
-// BreakerRefusal makes the Refusal of an error of the breaker.
-func (g *Gate) BreakerRefusal(err error) error {
-	r := &Refusal{Reason: Breaker, Rule: g.rule("breaker"), Observed: "open", Limit: "closed", Cause: err}
+// BreakerRefusal makes the Refusal of an error of the breaker, for a client that has waited for so long.
+func (g *Gate) BreakerRefusal(err error, waited time.Duration) error {
+	r := &Refusal{Reason: Breaker, Rule: g.rule("breaker"), Observed: "open", Limit: "closed", Waited: waited, Cause: err}
 	if open := (*breaker.OpenError)(nil); errors.As(err, &open) {
 		r.RetryAfter = open.RetryAfter
 		r.Observed = fmt.Sprintf("open for %d ms", open.Since.Milliseconds())

@@ -44,6 +44,11 @@ type Refusal struct {
 	Cause      error         // for the log; may be nil
 }
 
+// Refuse makes the Refusal of a client that is turned away before a resource is known.
+func Refuse(reason *Reason, rule, observed, limit string, retryAfter time.Duration) *Refusal {
+	return &Refusal{Reason: reason, ID: newID(), Rule: rule, Observed: observed, Limit: limit, RetryAfter: retryAfter}
+}
+
 // Error says what was refused and why.
 func (r *Refusal) Error() string {
 	return r.Message + ": " + r.Detail()

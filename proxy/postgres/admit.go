@@ -142,7 +142,7 @@ func (s *session) asRefusal(err error, waited time.Duration) error {
 	if _, ok := proxy.AsRefusal(err); ok {
 		return err
 	}
-	return r.gate.BreakerRefusal(err)
+	return r.gate.BreakerRefusal(err, waited)
 }
 
 // refuse tells the client why its transaction does not start; the connection stays. chunk begins with the refused

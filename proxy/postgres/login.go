@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -36,10 +37,13 @@ type login struct {
 // serve takes a connection from its first byte to the event loop, or to its end.
 func (l *login) serve() {
 	defer l.srv.loggedIn(l)
-	_ = l.socket.SetDeadline(l.began.Add(l.srv.limits.LoginTimeout))
+	_ = l.socket.SetDeadline(l.deadline())
+	if l.srv.draining.Load() {
+		l.interrupt()
+	}
 	st, err := l.greet()
 	if err == nil && st == nil { // a cancel request
-		_ = l.socket.Close()
+		_ = l.conn.Close()
 		return
 	}
 	if err == nil {
@@ -49,6 +53,12 @@ func (l *login) serve() {
 		l.reject(err)
 	}
 }
+
+// deadline is when the login must be over.
+func (l *login) deadline() time.Time { return l.began.Add(l.srv.limits.LoginTimeout) }
+
+// interrupt ends the wait for the client, from any goroutine.
+func (l *login) interrupt() { _ = l.socket.SetReadDeadline(time.Unix(1, 0)) }
 
 // admit finds out who the client is, tells it what it needs to know, and hands it over to an event loop.
 func (l *login) admit(st *startup) error {
@@ -63,11 +73,11 @@ func (l *login) admit(st *startup) error {
 	if err := r.gate.Reachable(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithDeadline(l.srv.ctx, l.began.Add(l.srv.limits.LoginTimeout))
+	ctx, cancel := context.WithDeadline(l.srv.ctx, l.deadline())
 	defer cancel()
 	greeting, settings, err := r.pool.Greet(ctx, st.settings)
 	if err != nil {
-		return r.greetError(err)
+		return r.greetError(err, time.Since(l.began))
 	}
 	return l.handOver(st, r, greeting, settings, out)
 }
@@ -146,8 +156,12 @@ func (l *login) handOver(st *startup, r *resource, g *pool.Greeting, settings *p
 	if st.version >= version32 {
 		length = longSecret
 	}
+	if n := l.srv.clients.Add(1); n > int64(l.srv.limits.Clients) && l.srv.limits.Clients > 0 { // more came at once than there was room for
+		l.srv.clients.Add(-1)
+		l.srv.refused.Add(proxy.Clients.Label, 1)
+		return l.srv.tooManyClients()
+	}
 	l.srv.sessions.add(s, length)
-	l.srv.clients.Add(1)
 	for name, value := range g.Parameters {
 		out = pgwire.AppendParameterStatus(out, name, value)
 	}
@@ -177,7 +191,6 @@ func (l *login) handOver(st *startup, r *resource, g *pool.Greeting, settings *p
 
 // reject ends a login with the error, as far as the client may know it.
 func (l *login) reject(err error) {
-	defer l.socket.Close()
 	outcome := "error"
 	var failure *auth.Failure
 	var last *pgwire.Error
@@ -186,10 +199,12 @@ func (l *login) reject(err error) {
 		outcome = "denied"
 		last = &pgwire.Error{Code: failure.Code, Message: failure.Message, Detail: failure.Detail}
 	case errors.As(err, &last):
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, os.ErrDeadlineExceeded) && l.srv.draining.Load():
+		last = &pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: proxy.Draining.Message}
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		outcome = "timeout"
+		l.srv.protocol.Add("timeout", 1)
 		last = &pgwire.Error{Code: "57014", Message: "canceling authentication due to timeout"}
-		_ = l.socket.SetDeadline(time.Now().Add(time.Second))
 	default:
 		if _, ok := proxy.AsRefusal(err); ok {
 			last = said(err)
@@ -197,26 +212,43 @@ func (l *login) reject(err error) {
 	}
 	l.srv.log.Debug("login", "outcome", outcome, "client", l.socket.RemoteAddr(), "error", err)
 	l.srv.logins.Add(loginKey{l.method, outcome}, 1)
-	if last != nil {
-		last.Severity = "FATAL"
-		_, _ = l.conn.Write(pgwire.AppendError(nil, last))
+	if last == nil {
+		_ = l.conn.Close()
+		return
 	}
+	last.Severity = "FATAL"
+	_ = l.socket.SetDeadline(time.Now().Add(lingerTime))
+	_, _ = l.conn.Write(pgwire.AppendError(nil, last))
+	linger(l.conn, l.socket)
+}
+
+// linger closes socket so that the last words said over conn arrive: closing it while something is unread would reset it.
+// The caller has set a deadline.
+func linger(conn, socket net.Conn) {
+	if t, ok := conn.(*tls.Conn); ok {
+		_ = t.CloseWrite() // its goodbye
+	}
+	if half, ok := socket.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+	_, _ = io.CopyN(io.Discard, socket, maxStartup)
+	_ = socket.Close()
 }
 
 // greetError says why the resource cannot be used, in the server's own words where it said something about the client's
 // parameters.
-func (r *resource) greetError(err error) error {
+func (r *resource) greetError(err error, waited time.Duration) error {
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && (pgErr.Code[:2] == "22" || pgErr.Code[:2] == "42") {
+	if errors.As(err, &pgErr) && (strings.HasPrefix(pgErr.Code, "22") || strings.HasPrefix(pgErr.Code, "42")) {
 		return &pgwire.Error{Code: pgErr.Code, Message: pgErr.Message, Detail: pgErr.Detail, Hint: pgErr.Hint}
 	}
 	if _, ok := proxy.AsRefusal(err); ok {
 		return err
 	}
-	if errors.Is(err, pool.ErrClosed) {
+	if errors.Is(err, pool.ErrClosed) || errors.Is(err, context.Canceled) {
 		return &pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: proxy.Draining.Message}
 	}
-	return r.gate.BreakerRefusal(err)
+	return r.gate.BreakerRefusal(err, waited)
 }
 
 // need reads until n bytes are there to be used. n is bounded by the caller.
@@ -246,10 +278,10 @@ func (l *login) next(n int) []byte {
 
 // turnAway refuses a connection for which there is no room, for as little work as possible: no TLS, no questions. A client
 // that may go on without TLS gets 'N' first and reads the error like any other.
-func (s *Server) turnAway(conn net.Conn, reason *proxy.Reason) {
+func (s *Server) turnAway(conn net.Conn, why *proxy.Refusal) {
 	defer s.turnedAway.Add(-1)
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	_ = conn.SetDeadline(time.Now().Add(lingerTime))
 	var head [8]byte
 	for range 3 {
 		if _, err := io.ReadFull(conn, head[:]); err != nil {
@@ -266,11 +298,8 @@ func (s *Server) turnAway(conn net.Conn, reason *proxy.Reason) {
 			return
 		}
 	}
-	_, _ = conn.Write(pgwire.AppendError(nil, &pgwire.Error{
-		Severity: "FATAL", Code: reason.SQLSTATE, Message: reason.Message, Detail: "not executed; rule=limits." + reason.Label, Hint: "retry after 1000 ms",
-	}))
-	if half, ok := conn.(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite()
-	}
-	_, _ = io.CopyN(io.Discard, conn, maxStartup) // closing with something unread would reset the connection
+	last := said(why)
+	last.Severity = "FATAL"
+	_, _ = conn.Write(pgwire.AppendError(nil, last))
+	linger(conn, conn)
 }

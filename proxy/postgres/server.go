@@ -101,9 +101,11 @@ type Server struct {
 	unauthenticated atomic.Int64
 	turnedAway      atomic.Int64 // connections that are being turned away
 	draining        atomic.Bool
-	mu              sync.Mutex // guards listeners and pending
+	closing         sync.Once
+	mu              sync.Mutex // guards what follows
 	listeners       []net.Listener
 	pending         map[*login]struct{}
+	closed          bool // no login may begin any more
 
 	protocol  proxy.Tally[string]
 	refused   proxy.Tally[string]
@@ -132,6 +134,7 @@ const (
 	leastWaiters       = 1000
 	handshakesPerCore  = 64
 	turnAwayAtOnce     = 1000
+	tooManyConnections = "53300"
 	drainPollInterval  = 20 * time.Millisecond
 	defaultLoginPeriod = 10 * time.Second
 )
@@ -201,10 +204,14 @@ func (s *Server) addResource(o ResourceOptions) error {
 	return nil
 }
 
-// dialed passes the outcome of a dial to the breaker. When that makes it open, nobody needs to wait any longer.
+// dialed passes the outcome of a dial to the breaker. When that makes it open, nobody needs to wait any longer. A server that
+// has no connection to spare is answering: whoever waits stays in the queue, for the connections there are.
 func (r *resource) dialed(err error) {
-	if refusal := r.gate.Dialed(err); refusal != nil {
-		r.pool.Refuse(refusal)
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Code == tooManyConnections {
+		return
+	}
+	if open := r.gate.Dialed(err); open != nil {
+		r.pool.Refuse(open)
 	}
 }
 
@@ -261,6 +268,11 @@ func newTLSState(o TLSOptions) (*tlsState, error) {
 // Serve accepts clients from l until Shutdown or Close, and returns net.ErrClosed then.
 func (s *Server) Serve(l net.Listener) error {
 	s.mu.Lock()
+	if s.draining.Load() {
+		s.mu.Unlock()
+		_ = l.Close()
+		return net.ErrClosed
+	}
 	s.listeners = append(s.listeners, l)
 	s.mu.Unlock()
 	return proxy.Accept(s.ctx, l, s.log, s.accept)
@@ -270,18 +282,39 @@ func (s *Server) Serve(l net.Listener) error {
 func (s *Server) accept(conn net.Conn) {
 	switch {
 	case s.clients.Load() >= int64(s.limits.Clients) && s.limits.Clients > 0:
-		s.refuse(conn, proxy.Clients)
+		s.refuse(conn, s.tooManyClients())
 	case s.unauthenticated.Load() >= int64(s.limits.Unauthenticated) && s.limits.Unauthenticated > 0:
-		s.refuse(conn, proxy.LoginStorm)
+		s.refuse(conn, s.tooManyLogins())
 	default:
-		l := &login{srv: s, socket: conn, conn: conn, in: make([]byte, 0, 512), began: time.Now(), method: "none"}
-		s.mu.Lock()
-		s.pending[l] = struct{}{}
-		s.mu.Unlock()
-		s.unauthenticated.Add(1)
-		s.loops.Begin()
-		s.logging.Go(l.serve)
+		s.login(conn)
 	}
+}
+
+func (s *Server) login(conn net.Conn) {
+	l := &login{srv: s, socket: conn, conn: conn, in: make([]byte, 0, 512), began: time.Now(), method: "none"}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		_ = conn.Close()
+		return
+	}
+	s.pending[l] = struct{}{}
+	s.unauthenticated.Add(1)
+	s.loops.Begin()
+	s.logging.Go(l.serve)
+}
+
+// listenerRetry is when a client that found no room may come back: for an estimate nothing is known of it.
+const listenerRetry = time.Second
+
+func (s *Server) tooManyClients() *proxy.Refusal {
+	return proxy.Refuse(proxy.Clients, "limits.clients",
+		strconv.FormatInt(s.clients.Load(), 10), strconv.Itoa(s.limits.Clients), listenerRetry)
+}
+
+func (s *Server) tooManyLogins() *proxy.Refusal {
+	return proxy.Refuse(proxy.LoginStorm, "limits.unauthenticated",
+		strconv.FormatInt(s.unauthenticated.Load(), 10), strconv.Itoa(s.limits.Unauthenticated), listenerRetry)
 }
 
 // loggedIn is called when a login is over, one way or the other.
@@ -293,14 +326,16 @@ func (s *Server) loggedIn(l *login) {
 	s.mu.Unlock()
 }
 
-func (s *Server) refuse(conn net.Conn, reason *proxy.Reason) {
-	s.refused.Add(reason.Label, 1)
-	if s.turnedAway.Add(1) > turnAwayAtOnce {
-		s.turnedAway.Add(-1)
+func (s *Server) refuse(conn net.Conn, why *proxy.Refusal) {
+	s.refused.Add(why.Label, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.turnedAway.Load() >= turnAwayAtOnce {
 		_ = conn.Close()
 		return
 	}
-	s.logging.Go(func() { s.turnAway(conn, reason) })
+	s.turnedAway.Add(1)
+	s.logging.Go(func() { s.turnAway(conn, why) })
 }
 
 func (s *Server) nextWorker() *worker {
@@ -323,7 +358,7 @@ func (s *Server) Ready() error {
 	}
 	var all error
 	for _, r := range s.resources {
-		if err := r.gate.Reachable(); err != nil {
+		if err := r.gate.Answering(); err != nil {
 			all = errors.Join(all, fmt.Errorf("resource %s: %w", r.name, err))
 		}
 	}
@@ -334,7 +369,9 @@ func (s *Server) Ready() error {
 // first, it returns ctx's error and what still runs is cut off.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining.Store(true)
+	s.stop()
 	s.closeListeners()
+	s.interruptLogins()
 	s.sessions.each(func(c *session) {
 		c.w.loop.Post(eventloop.TaskFunc(c.drain))
 	})
@@ -352,6 +389,15 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
+// interruptLogins ends the wait for clients that have yet to say who they are.
+func (s *Server) interruptLogins() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l := range s.pending {
+		l.interrupt()
+	}
+}
+
 func (s *Server) closeListeners() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -361,12 +407,15 @@ func (s *Server) closeListeners() {
 	s.listeners = nil
 }
 
-// Close ends everything at once and waits for it.
-func (s *Server) Close() {
+// Close ends everything at once and waits for it. Closing again only waits.
+func (s *Server) Close() { s.closing.Do(s.close) }
+
+func (s *Server) close() {
 	s.draining.Store(true)
 	s.stop()
 	s.closeListeners()
 	s.mu.Lock()
+	s.closed = true
 	for l := range s.pending {
 		_ = l.socket.Close()
 	}

@@ -297,7 +297,7 @@ func (s *session) close() {
 // drain ends the session at the first moment that loses nothing: when it is idle.
 func (s *session) drain() {
 	switch {
-	case s.dead:
+	case s.dead, !s.conn.Open(): // or on its way here: see adopt
 	case s.link == nil:
 		s.fatal(&pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: "terminating connection: " + proxy.Draining.Message})
 	case s.link.server == nil:

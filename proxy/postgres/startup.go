@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -145,10 +146,12 @@ func (l *login) answerEncryption(wantTLS bool) error {
 // startTLS does the server's side of a handshake. What has been read already is its beginning.
 func (l *login) startTLS() error {
 	t := l.srv.tls.Load()
+	ctx, cancel := context.WithDeadline(l.srv.ctx, l.deadline())
+	defer cancel()
 	select {
 	case l.srv.handshakes <- struct{}{}:
-	case <-l.srv.ctx.Done():
-		return net.ErrClosed
+	case <-ctx.Done():
+		return errQuiet // the other side expects TLS, so there is nothing that it could read
 	}
 	defer func() { <-l.srv.handshakes }()
 	var under net.Conn = l.conn
@@ -319,16 +322,23 @@ func splitOptions(s string) (words []string) {
 // in some encodings the second byte of a character looks like a quote.
 func (st *startup) checkEncoding() error {
 	for _, s := range st.settings {
-		for i := range len(s.Name) + len(s.Value) {
-			if b := (s.Name + s.Value)[i]; b >= 0x80 {
-				return &pgwire.Error{
-					Code: proxy.NotSupported.SQLSTATE, Message: fmt.Sprintf("parameter %q: only ASCII is supported at startup", cleanName(s.Name)),
-					Hint: "SET it after connecting",
-				}
+		if !isASCII(s.Name) || !isASCII(s.Value) {
+			return &pgwire.Error{
+				Code: proxy.NotSupported.SQLSTATE, Message: fmt.Sprintf("parameter %q: only ASCII is supported at startup", cleanName(s.Name)),
+				Hint: "SET it after connecting",
 			}
 		}
 	}
 	return nil
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
 }
 
 // malformed counts garbage, and returns the error to be said.
