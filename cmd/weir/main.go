@@ -1,0 +1,98 @@
+// Command weir is a proxy that keeps a database's load steady whatever storm of functions is upstream.
+//
+// Here are flags, wiring and exit codes, nothing else.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/alecthomas/kong"
+)
+
+// Exit codes, for scripts and orchestrators.
+const (
+	exitOK      = 0
+	exitFailure = 1 // something went wrong while running
+	exitUsage   = 2 // the command line or the configuration is wrong; trying again will not help
+)
+
+type cli struct {
+	Serve       serveCmd       `cmd:"" help:"Run the proxy."`
+	Check       checkCmd       `cmd:"" help:"Say what is wrong with a configuration, all of it at once."`
+	Demo        demoCmd        `cmd:"" help:"Show weir at work with a throwaway PostgreSQL; nothing to configure."`
+	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running weir whether it is alive; made for containers."`
+	Version     versionCmd     `cmd:"" help:"Print the version."`
+}
+
+const description = `Weir keeps a database's load steady whatever storm of functions is upstream.
+
+Exit status: 0 when all went well, 1 when something failed, 2 when the command line or the configuration is wrong.`
+
+// terminal is where a command writes: out for what it was asked for, err for everything else.
+type terminal struct {
+	out, err io.Writer
+}
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run executes one command line and returns the exit code. The end of ctx is to serve and demo what SIGTERM is.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	helped := false
+	parser, err := newParser(new(cli), kong.Writers(stdout, stderr), kong.Exit(func(int) { helped = true }))
+	if err != nil {
+		panic(err) // the tags of cli are wrong: no command line can change that
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	command, err := parser.Parse(args)
+	if helped {
+		return exitOK
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "weir: %v\nRun \"weir --help\" to see what is possible.\n", err)
+		return exitUsage
+	}
+	command.BindTo(ctx, (*context.Context)(nil))
+	return report(stderr, command.Run(terminal{stdout, stderr}))
+}
+
+func newParser(grammar *cli, options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(grammar, append(options,
+		kong.Name("weir"),
+		kong.Description(description),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
+	)...)
+}
+
+// errReported ends a command whose complaint is already on the terminal.
+type errReported struct{ code int }
+
+func (errReported) Error() string { return "reported" }
+
+// usageError is a mistake in what the operator wrote.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func report(stderr io.Writer, err error) int {
+	var reported errReported
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &reported):
+		return reported.code
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "weir: %v\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(stderr, "weir: %v\n", err)
+	return exitFailure
+}
