@@ -17,6 +17,9 @@ var ErrClosed = errors.New("the pool is closed")
 // ErrQueueFull says that as many borrowers are waiting as may wait.
 var ErrQueueFull = errors.New("too many clients are waiting for a server connection")
 
+// waitPoll is how often Wait looks.
+const waitPoll = time.Millisecond
+
 // keepEvery is how often connections are looked at that have rested or lived too long.
 const keepEvery = time.Second
 
@@ -33,7 +36,8 @@ type Budget struct {
 	cfg     Config
 	loops   *eventloop.Group
 	log     *slog.Logger
-	running sync.WaitGroup
+	running sync.WaitGroup // the keeper and the dials
+	cancels sync.WaitGroup // cancel requests; begun only for servers that still count
 	ctx     context.Context
 	stop    context.CancelCauseFunc
 
@@ -101,6 +105,15 @@ func (b *Budget) Close() {
 	b.running.Wait()
 }
 
+// Wait waits, after Close and when every lent connection has come back, until the servers have closed theirs, too; each has
+// a deadline of its own for that. The loops must still be running.
+func (b *Budget) Wait() {
+	for b.Counts().Open() > 0 {
+		time.Sleep(waitPoll)
+	}
+	b.cancels.Wait()
+}
+
 // keep retires what has rested or lived too long.
 func (b *Budget) keep() {
 	tick := time.NewTicker(keepEvery)
@@ -122,8 +135,7 @@ func (b *Budget) expired(now time.Time) (out []*Server) {
 	for _, p := range b.pools {
 		for i := 0; i < len(p.idle); {
 			s := p.idle[i]
-			tooIdle := b.cfg.ServerIdle > 0 && now.Sub(s.rested) > b.cfg.ServerIdle
-			if s.expired(now) || tooIdle {
+			if s.expired(now) || s.restsFor > 0 && now.Sub(s.rested) > s.restsFor {
 				out = append(out, p.takeLocked(i))
 				b.counts.Used++ // in our hands
 				continue

@@ -134,6 +134,9 @@ func (p *Pool) adopt(d *Dialed) error {
 	if b.cfg.ServerLifetime > 0 {
 		s.expires = now.Add(jittered(b.cfg.ServerLifetime))
 	}
+	if b.cfg.ServerIdle > 0 {
+		s.restsFor = jittered(b.cfg.ServerIdle)
+	}
 	l := p.loopForNext()
 	b.mu.Lock()
 	p.dialing--
@@ -166,19 +169,19 @@ func (p *Pool) loopForNext() *eventloop.Loop {
 // dialFailed has another try made after a while, if someone still waits then.
 func (p *Pool) dialFailed(err error) {
 	b := p.budget
+	if b.ctx.Err() == nil {
+		b.log.Warn("connect to the server", "error", err)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p.dialing--
 	b.counts.Dialing--
-	if b.closed {
-		return
-	}
-	b.log.Warn("connect to the server", "error", err)
-	p.backoff = min(max(2*p.backoff, firstBackoff), lastBackoff)
-	if !p.retrying {
+	if !p.retrying { // of dials that failed together only the first makes the pause longer
 		p.retrying = true
+		p.backoff = min(max(2*p.backoff, firstBackoff), lastBackoff)
 		time.AfterFunc(p.backoff, p.retry)
 	}
+	b.dialForAllLocked() // another pool may use the place
 }
 
 func (p *Pool) retry() {

@@ -44,7 +44,11 @@ type resetting struct {
 // transaction, drops session state, and releases the server. What does not succeed in time ends with Retire. The caller
 // owns s and runs on its loop.
 func (s *Server) Reset(l *eventloop.Loop, left Leftover) {
+	running := left.Cancel && (left.Owed > 0 || left.Unsynced)
 	if left.Broken || !s.Conn.Open() {
+		if running && s.Conn.Open() && !s.Conn.Gone() { // it would not notice that we close
+			s.CancelSoon(l, nil)
+		}
 		s.Retire(l)
 		return
 	}
@@ -54,8 +58,8 @@ func (s *Server) Reset(l *eventloop.Loop, left Leftover) {
 	s.lent.Store(&r.handler)
 	l.Arm(&s.timer, resetTime, r)
 	s.cleaning = r
-	if left.Cancel && left.Owed > 0 {
-		s.CancelSoon(l)
+	if running {
+		s.CancelSoon(l, nil)
 	}
 	r.cancelAt = s.Cancels > 0
 	switch {
@@ -67,24 +71,52 @@ func (s *Server) Reset(l *eventloop.Loop, left Leftover) {
 	r.read()
 }
 
+// cancelTime is how long a cancel request may take.
+const cancelTime = 3 * time.Second
+
+// cancelsAtOnce bounds the cancel requests under way for one server: each is a connection beyond the budget. A second one may
+// be meant for the next statement of a transaction, a third would only repeat it.
+const cancelsAtOnce = 2
+
 // CancelSoon sends a cancel request in the background. The server must not be released before it has had its effect:
-// [Server.Cancels] counts, on loop l, and [Server.Reset] waits for it.
-func (s *Server) CancelSoon(l *eventloop.Loop) {
+// [Server.Cancels] counts, on loop l, and [Server.Reset] waits for it. then, which may be nil, is called on no particular
+// goroutine when it has.
+func (s *Server) CancelSoon(l *eventloop.Loop, then func()) {
+	if s.Cancels >= cancelsAtOnce {
+		if then != nil {
+			then()
+		}
+		return
+	}
 	s.Cancels++
-	s.pool.budget.running.Go(func() {
-		ctx, stop := context.WithTimeout(s.pool.budget.ctx, resetTime)
+	s.pool.budget.cancels.Go(func() {
+		// The pool's end does not stop it: what runs must be stopped then above all.
+		ctx, stop := context.WithTimeout(context.Background(), cancelTime)
 		defer stop()
-		if err := s.Cancel(ctx); err != nil && s.pool.budget.ctx.Err() == nil {
+		err := s.Cancel(ctx)
+		if err == nil {
+			err = ctx.Err() // not acknowledged
+		}
+		if err != nil {
 			s.pool.budget.log.Warn("cancel a query", "error", err)
 		}
-		l.Post(eventloop.TaskFunc(s.cancelled))
+		l.Post(eventloop.TaskFunc(func() { s.cancelled(err) }))
+		if then != nil {
+			then()
+		}
 	})
 }
 
-func (s *Server) cancelled() {
+// cancelled is called when a cancel request is over. One that was not acknowledged may still arrive, at any time: the
+// server must not serve anyone else.
+func (s *Server) cancelled(err error) {
 	s.Cancels--
-	if s.cleaning != nil {
+	s.unsafe = s.unsafe || err != nil
+	switch {
+	case s.cleaning != nil:
 		s.cleaning.step()
+	case s.closing != nil && err != nil: // there is no server any more
+		s.closing.finish()
 	}
 }
 
@@ -221,6 +253,8 @@ func (r *resetting) step() {
 		r.s.Prepared.Clear()
 		r.s.Settings = nil
 		r.query("DISCARD ALL")
+	case r.skip > 0 || len(r.s.carry) > 0: // within a message that nobody asked for
+		r.sync()
 	default:
 		r.finish()
 		r.s.pool.Release(r.s)

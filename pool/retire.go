@@ -8,9 +8,13 @@ import (
 	"github.com/weirproxy/weir/pgwire"
 )
 
-// closingTime is how long a server may take to close its end. A backend lives on until it notices that its client is gone,
-// and counts against max_connections as long.
-const closingTime = 2 * time.Second
+// A backend lives on until it notices that its client is gone, and counts against max_connections as long. It does not
+// notice while it runs a statement, so after closingTime that is cancelled. After closingMost, or when there is no server to
+// take the cancel request, the place is taken to be free.
+const (
+	closingTime = 2 * time.Second
+	closingMost = time.Minute
+)
 
 // retiring waits for the server to close its end of the connection.
 type retiring struct {
@@ -18,6 +22,7 @@ type retiring struct {
 	l       *eventloop.Loop
 	handler eventloop.Handler
 	then    func() // takes over the place in the budget; nil: the place is free
+	waited  time.Duration
 	over    bool
 }
 
@@ -37,6 +42,7 @@ func (s *Server) retireSoon() {
 func (s *Server) retire(l *eventloop.Loop, then func()) {
 	r := &retiring{s: s, l: l, then: then}
 	r.handler = r
+	s.closing = r
 	s.lent.Store(&r.handler)
 	s.counted(func(c *Counts) { c.Used--; c.Closing++ })
 	if !s.Conn.Open() {
@@ -56,7 +62,17 @@ func (r *retiring) Ready(_ *eventloop.Loop, e eventloop.Events) {
 }
 
 // Run is called when the server has taken too long.
-func (r *retiring) Run() { r.finish() }
+func (r *retiring) Run() {
+	if r.waited == 0 {
+		r.s.CancelSoon(r.l, nil)
+	}
+	r.waited += closingTime
+	if r.waited > closingMost || r.s.pool.budget.ctx.Err() != nil {
+		r.finish()
+		return
+	}
+	r.l.Arm(&r.s.timer, closingTime, r)
+}
 
 func (r *retiring) read() {
 	for !r.over {

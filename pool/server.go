@@ -19,15 +19,19 @@ type Server struct {
 	Settings *Settings // what the last borrower had set through us; nil: as the server user's own
 	Cancels  int       // cancel requests under way; the borrower's loop counts them, and the server must not go on before 0
 
+	unsafe   bool // a cancel request may arrive at any time
 	pool     *Pool
 	hijacked *pgconn.HijackedConn // for cancel requests: address, key and TLS settings
 	params   map[string]string    // as last reported by the server
 	born     time.Time
 	expires  time.Time                         // end of the server's lifetime, jittered
+	restsFor time.Duration                     // how long it may stay on the shelf, jittered
 	rested   time.Time                         // when it was last put on the shelf
 	shelved  bool                              // guarded by the budget's lock
 	lent     atomic.Pointer[eventloop.Handler] // nil while on the shelf
+	missed   atomic.Bool                       // an event came while it was on its way from the shelf to the borrower, or back
 	cleaning *resetting                        // at work after Reset
+	closing  *retiring                         // at work after Retire
 	timer    eventloop.Timer
 	carry    []byte // the start of a message of an idle or retiring server
 }
@@ -40,6 +44,9 @@ func (s *Server) Pool() *Pool { return s.pool }
 func (s *Server) LendTo(l *eventloop.Loop, h *eventloop.Handler) error {
 	err := s.Conn.MoveTo(l) // before the handler changes: see Ready
 	s.lent.Store(h)
+	if s.missed.Load() && s.missed.Swap(false) {
+		s.Conn.Note(eventloop.Readable)
+	}
 	return err
 }
 
@@ -56,10 +63,12 @@ func (s *Server) Ready(l *eventloop.Loop, e eventloop.Events) {
 		(*h).Ready(l, e)
 		return
 	}
-	if s.pool.claim(s) {
-		s.Conn.Note(e)
-		s.listenIdle(l)
+	if !s.pool.claim(s) {
+		s.missed.Store(true) // lent, and the borrower has yet to hear of it
+		return
 	}
+	s.Conn.Note(e)
+	s.listenIdle(l)
 }
 
 // listenIdle reads what a server says while nobody has asked it anything: parameter changes and notices are taken note
@@ -75,6 +84,10 @@ func (s *Server) listenIdle(l *eventloop.Loop) {
 			s.Retire(l)
 			return
 		}
+	}
+	if len(s.carry) > 0 { // the rest of the message must not meet the next borrower
+		s.Reset(l, Leftover{Status: pgwire.Idle, Unsynced: true, Carry: s.carry})
+		return
 	}
 	s.pool.Release(s)
 }

@@ -120,6 +120,11 @@ func (p *Pool) Abandon(w *Waiter) bool {
 // any transaction, with nothing left to read.
 func (p *Pool) Release(s *Server) {
 	s.lent.Store(nil)
+	if s.missed.Load() && s.missed.Swap(false) {
+		s.Conn.Note(eventloop.Readable)
+		s.listenIdle(s.Conn.Loop())
+		return
+	}
 	now := time.Now()
 	next, victim, stays := p.release(s, now)
 	switch {
@@ -137,7 +142,7 @@ func (p *Pool) release(s *Server, now time.Time) (next *Waiter, victim *Server, 
 	b := p.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed || s.expired(now) || b.counts.Open() > b.cfg.Connections {
+	if b.closed || s.unsafe || s.expired(now) || b.counts.Open() > b.cfg.Connections {
 		return nil, nil, false
 	}
 	if w := p.waiting.pop(); w != nil {

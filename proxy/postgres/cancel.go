@@ -105,17 +105,18 @@ func (r *registry) each(f func(*session)) {
 func (s *session) cancel() {
 	done := make(chan struct{})
 	s.w.loop.Post(eventloop.TaskFunc(func() {
-		defer close(done)
 		k := s.link
 		switch {
 		case s.dead || k == nil: // just finished: nothing to cancel, and nobody else's query either
 		case k.server == nil:
 			s.cancelWaiting()
-		case !k.answers.empty():
-			k.server.CancelSoon(s.w.loop)
+		case !k.quiet():
+			k.server.CancelSoon(s.w.loop, func() { close(done) })
+			return
 		}
+		close(done)
 	}))
-	<-done
+	<-done // the client may take the end of its request for a sign that nothing of it comes late
 }
 
 // cancelWaiting takes the session out of the queue as if the server had been running its statement.

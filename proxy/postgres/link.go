@@ -317,6 +317,6 @@ type queriedOut session
 
 func (t *queriedOut) Run() {
 	if k := (*session)(t).link; k != nil && k.server != nil && !k.answers.empty() {
-		k.server.CancelSoon(k.w.loop)
+		k.server.CancelSoon(k.w.loop, nil)
 	}
 }

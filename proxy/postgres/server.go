@@ -434,17 +434,10 @@ func (s *Server) close() {
 	for _, r := range s.resources {
 		r.pool.Budget().Close()
 	}
-	s.awaitServers()
-	s.loops.Close()
-}
-
-// awaitServers waits until every server connection is closed; each has a deadline of its own for that.
-func (s *Server) awaitServers() {
 	for _, r := range s.resources {
-		for r.pool.Budget().Counts().Open() > 0 {
-			time.Sleep(drainPollInterval / 10)
-		}
+		r.pool.Budget().Wait()
 	}
+	s.loops.Close()
 }
 
 func (s *Server) nextStatement() uint64 { return s.statement.Add(1) }
