@@ -33,7 +33,7 @@ type Handler interface {
 // part of its owner's struct, and it must not be copied.
 type Conn struct {
 	fd         int32
-	generation uint32
+	generation atomic.Uint32 // changes with each registration; a loop that c has left may still ask
 	loop       atomic.Pointer[Loop]
 	handler    Handler
 	secure     *Secure // nil without TLS
@@ -44,11 +44,20 @@ type Conn struct {
 
 var generations atomic.Uint32
 
+// nextGeneration is never 0, which stands for the loop's own descriptor.
+func nextGeneration() uint32 {
+	for {
+		if g := generations.Add(1); g != 0 {
+			return g
+		}
+	}
+}
+
 // Attach makes fd, a connected non-blocking stream socket that nothing else uses, this Conn's own and has l watch it.
 // secure is nil, or the TLS layer that was set up over the same socket. On l's goroutine, or while l does not know c.
 func (c *Conn) Attach(l *Loop, fd int, secure *Secure, h Handler) error {
 	c.fd, c.handler, c.secure = int32(fd), h, secure
-	c.generation = max(generations.Add(1), 1) // 0 is the loop's own
+	c.generation.Store(nextGeneration())
 	c.readable, c.hangup = true, false        // whether something came before we watched is found by reading
 	if secure != nil {
 		secure.conn = c
@@ -59,7 +68,7 @@ func (c *Conn) Attach(l *Loop, fd int, secure *Secure, h Handler) error {
 func (c *Conn) watch(l *Loop) error {
 	c.loop.Store(l)
 	l.group.table.set(int(c.fd), c)
-	if err := l.poller.add(int(c.fd), c.generation); err != nil {
+	if err := l.poller.add(int(c.fd), c.generation.Load()); err != nil {
 		l.group.table.set(int(c.fd), nil)
 		return err
 	}
@@ -73,7 +82,7 @@ func (c *Conn) MoveTo(l *Loop) error {
 		return nil
 	}
 	from.poller.remove(int(c.fd))
-	c.generation = max(generations.Add(1), 1) // what the old loop has yet to tell is void
+	c.generation.Store(nextGeneration()) // what the old loop has yet to tell is void
 	c.readable = true
 	return c.watch(l)
 }

@@ -86,7 +86,7 @@ func (p *poller) dispatch(l *Loop) {
 			continue // the eventfd is edge-triggered: it need not be read
 		}
 		c := l.group.table.get(int(ev.Fd))
-		if c == nil || c.generation != uint32(ev.Pad) || c.loop.Load() != l {
+		if c == nil || c.generation.Load() != uint32(ev.Pad) || c.loop.Load() != l {
 			continue // closed or moved since the kernel noted this
 		}
 		var e Events

@@ -122,7 +122,7 @@ func (l *Loop) Post(t Task) {
 // Arm has t fire after d, once; a timer that was armed is moved. On the loop's goroutine only.
 func (l *Loop) Arm(t *Timer, d time.Duration, task Task) {
 	t.task = task
-	l.timers.arm(t, l.now+int64(d))
+	l.timers.arm(t, l.now, l.now+int64(d))
 }
 
 // Disarm makes sure that t does not fire. On the loop's goroutine only.

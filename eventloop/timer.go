@@ -38,8 +38,11 @@ func (w *wheel) start(now int64) {
 	w.done = now / tick
 }
 
-func (w *wheel) arm(t *Timer, at int64) {
+func (w *wheel) arm(t *Timer, now, at int64) {
 	w.disarm(t)
+	if w.nFine == 0 && w.nCoarse == 0 { // it may have stood still for long
+		w.done = max(w.done, now/tick)
+	}
 	t.at = at
 	w.insert(t)
 }
