@@ -1,17 +1,20 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
+	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -64,6 +67,9 @@ func (c demoCmd) Run(ctx context.Context, term terminal) (err error) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
+	if _, err := pgserver.Find(0); err != nil {
+		return explainMissing(err)
+	}
 	say := teller{term.out}
 	say.line("")
 	say.line("Weir keeps a database's load steady, whatever storm of functions is upstream.")
@@ -74,15 +80,9 @@ func (c demoCmd) Run(ctx context.Context, term terminal) (err error) {
 		Users:          []pgserver.User{demoProxy, demoFunctions},
 	})
 	if err != nil {
-		return explainMissing(err)
-	}
-	defer func() { err = errors.Join(err, server.Close()) }()
-	stage := &demoStage{server: server, say: say}
-	if err := stage.prepare(ctx); err != nil {
 		return err
 	}
-	say.line("  %-12s a throwaway server with room for %d connections", "PostgreSQL", demoRoom)
-
+	defer func() { err = errors.Join(err, server.Close()) }()
 	dir, err := os.MkdirTemp("", "weir-demo-")
 	if err != nil {
 		return err
@@ -93,26 +93,28 @@ func (c demoCmd) Run(ctx context.Context, term terminal) (err error) {
 		return err
 	}
 	defer proxy.stop()
-	say.line("  %-12s in front of it, with a budget of %d of them; each is used by one function at a time", "weir", demoBudget)
-	say.line("")
 
-	s := storm{functions: c.Functions, transactions: 5, pause: 20 * time.Millisecond, patience: 20 * time.Second}
-	if err := stage.compare(ctx, s, proxy); err != nil {
-		return err
+	stage := &demoStage{server: server, proxy: proxy, say: say}
+	err = stage.play(ctx, storm{
+		functions: c.Functions, transactions: 5, pause: 20 * time.Millisecond, patience: 20 * time.Second,
+	})
+	if err == nil {
+		err = stage.farewell(ctx, c.Stay)
 	}
-	if err := stage.showRefusal(ctx, proxy.dsn("trickle")); err != nil {
-		return err
+	if ctx.Err() != nil && !c.Stay {
+		say.line("Interrupted; everything is stopped and removed again.")
+		return errReported{exitFailure}
 	}
-	return stage.farewell(ctx, proxy, c.Stay)
+	return err
 }
 
 func explainMissing(err error) error {
 	return fmt.Errorf(`%w
 
-The demonstration needs PostgreSQL's server programs (initdb and postgres) on this machine:
+The demonstration needs PostgreSQL's server programs, initdb and postgres, on this machine:
+  from a checkout  make demo   (installs what is missing)
   Debian, Ubuntu   apt-get install postgresql
-  macOS            brew install postgresql@17
-  from a checkout  make demo   (installs what is missing)`, err)
+  macOS            brew install postgresql@17`, err)
 }
 
 // startDemoWeir writes the configuration down and serves it as weir serve would.
@@ -154,25 +156,44 @@ func (w demoWeir) stop() {
 // demoStage is the demonstration under way.
 type demoStage struct {
 	server *pgserver.Server
+	proxy  *demoWeir
 	say    teller
 }
 
-// prepare makes the table that the functions write to, owned by nobody in particular.
-func (d *demoStage) prepare(ctx context.Context) error {
-	return d.server.Exec(ctx, `CREATE TABLE orders (
+// play shows who is there, the storm, a refusal and what weir counted.
+func (d *demoStage) play(ctx context.Context, s storm) error {
+	err := d.server.Exec(ctx, `CREATE TABLE orders (
 		id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer int, cents int, paid bool NOT NULL DEFAULT false);
 		GRANT ALL ON orders TO PUBLIC`)
+	if err != nil {
+		return err
+	}
+	d.say.line("  PostgreSQL      on %s, a throwaway server with room for %d connections", d.server.Addr(), demoRoom)
+	d.say.line("  weir            on %s, in front of it, with a budget of %d of them", d.proxy.clientAddr(), demoBudget)
+	d.say.line("  functions use   %s", d.proxy.dsn("orders"))
+	d.say.line("  admin           http://%s/metrics, /healthz, /readyz", d.proxy.adminAddr())
+	d.say.line("")
+	for _, scene := range []func(context.Context) error{
+		func(ctx context.Context) error { return d.compare(ctx, s) },
+		d.showRefusal,
+		d.showMetrics,
+	} {
+		if err := scene(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // compare runs the storm twice and tells both stories side by side.
-func (d *demoStage) compare(ctx context.Context, s storm, proxy *demoWeir) error {
+func (d *demoStage) compare(ctx context.Context, s storm) error {
 	d.say.line("%d functions start at once. Each connects, runs %d transactions and is gone.", s.functions, s.transactions)
 	d.say.line("")
-	rows := [][]string{{"", "finished", "failed", "server connections", "login p50", "p99", "transaction p50", "p99"}}
+	rows := [][]string{{"", "finished", "failed", "server connections", "at once", "login p50", "p99", "transaction p50", "p99"}}
 	complaints := map[string]map[string]int{}
 	for _, way := range []struct{ name, dsn, user string }{
 		{"straight", d.server.DSNFor(demoFunctions), demoFunctions.Name},
-		{"through weir", proxy.dsn("orders"), demoProxy.Name},
+		{"through weir", d.proxy.dsn("orders"), demoProxy.Name},
 	} {
 		watch, err := watchServer(ctx, d.server, way.user)
 		if err != nil {
@@ -191,7 +212,8 @@ func (d *demoStage) compare(ctx context.Context, s storm, proxy *demoWeir) error
 			way.name,
 			fmt.Sprint(result.finished),
 			fmt.Sprint(s.functions - result.finished),
-			fmt.Sprint(seen),
+			fmt.Sprint(seen.opened),
+			fmt.Sprint(seen.atOnce),
 			milliseconds(percentile(result.logins, 50)),
 			milliseconds(percentile(result.logins, 99)),
 			milliseconds(percentile(result.transactions, 50)),
@@ -202,7 +224,7 @@ func (d *demoStage) compare(ctx context.Context, s storm, proxy *demoWeir) error
 	d.say.line("")
 	for _, name := range []string{"straight", "through weir"} {
 		for _, text := range slices.Sorted(maps.Keys(complaints[name])) {
-			d.say.line("  %d functions %s were told: %s", complaints[name][text], name, text)
+			d.say.line("  %d that went %s were told: %s", complaints[name][text], name, text)
 		}
 	}
 	d.say.line("")
@@ -210,12 +232,12 @@ func (d *demoStage) compare(ctx context.Context, s storm, proxy *demoWeir) error
 }
 
 // showRefusal asks more often than the rate allows, until weir says no.
-func (d *demoStage) showRefusal(ctx context.Context, dsn string) error {
-	conn, err := pgx.Connect(ctx, dsn)
+func (d *demoStage) showRefusal(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, d.proxy.dsn("trickle"))
 	if err != nil {
 		return fmt.Errorf("connect to the rate-limited resource: %w", err)
 	}
-	defer conn.Close(ctx)
+	defer conn.Close(context.WithoutCancel(ctx))
 	const enough = 20 // far more than the burst
 	for n := range enough {
 		_, err := conn.Exec(ctx, "SELECT 1")
@@ -226,8 +248,8 @@ func (d *demoStage) showRefusal(ctx context.Context, dsn string) error {
 		if !ok {
 			return fmt.Errorf("ask the rate-limited resource: %w", err)
 		}
-		d.say.line("When weir refuses, it says why, and the connection stays usable. The resource \"trickle\" allows")
-		d.say.line("one transaction a second after a burst of three; the %s in a row got:", ordinal(n+1))
+		d.say.line("When weir refuses, it says why, and the connection stays usable. The resource \"trickle\" allows one")
+		d.say.line("transaction a second after a burst of three. Number %d in a row got:", n+1)
 		d.say.line("")
 		d.say.line("  %s:  %s (SQLSTATE %s)", refusal.Severity, refusal.Message, refusal.Code)
 		d.say.line("  DETAIL: %s", refusal.Detail)
@@ -238,25 +260,44 @@ func (d *demoStage) showRefusal(ctx context.Context, dsn string) error {
 	return fmt.Errorf("%d transactions in a row passed a rate of one a second", enough)
 }
 
-func (d *demoStage) farewell(ctx context.Context, proxy *demoWeir, stay bool) error {
+// showMetrics picks what the storm and the refusal left behind.
+func (d *demoStage) showMetrics(ctx context.Context) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.proxy.adminAddr()+"/metrics", nil)
+	if err != nil {
+		return err
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("read the metrics: %w", err)
+	}
+	defer answer.Body.Close()
+	d.say.line("All of it was counted, among other things, at %s:", request.URL)
+	d.say.line("")
+	lines := bufio.NewScanner(answer.Body)
+	for lines.Scan() {
+		for _, name := range []string{"weir_admitted_total{", "weir_logins_total{", "weir_refused_total{", "weir_budget{"} {
+			if strings.HasPrefix(lines.Text(), name) {
+				d.say.line("  %s", lines.Text())
+			}
+		}
+	}
+	d.say.line("")
+	return lines.Err()
+}
+
+func (d *demoStage) farewell(ctx context.Context, stay bool) error {
 	if !stay {
 		d.say.line("Everything is stopped and removed again. To look around yourself: weir demo --stay")
 		d.say.line("")
 		return nil
 	}
-	admin := "http://" + proxy.adminAddr()
-	d.say.line("Look around; Ctrl-C removes it all.")
+	d.say.line("Now it is yours. Ctrl-C stops and removes everything.")
 	d.say.line("")
-	for _, row := range [][2]string{
-		{"functions connect to", proxy.dsn("orders")},
-		{"slow lane", proxy.dsn("trickle")},
-		{"straight", d.server.DSNFor(demoFunctions)},
-		{"alive?", admin + "/healthz"},
-		{"can it serve?", admin + "/readyz"},
-		{"what it counts", admin + "/metrics"},
-	} {
-		d.say.line("  %-22s %s", row[0], row[1])
-	}
+	d.say.line("  through weir    psql %q", d.proxy.dsn("orders"))
+	d.say.line("  rate-limited    psql %q", d.proxy.dsn("trickle"))
+	d.say.line("  straight        psql %q", d.server.DSNFor(demoFunctions))
+	d.say.line("  can it serve?   curl http://%s/readyz", d.proxy.adminAddr())
+	d.say.line("  what it counts  curl http://%s/metrics", d.proxy.adminAddr())
 	d.say.line("")
 	<-ctx.Done()
 	return nil
@@ -268,8 +309,15 @@ type serverWatch struct {
 	user    string
 	ended   chan struct{}
 	stopped chan struct{}
-	seen    map[string]bool // server connections ever seen; the watcher's until stopped is closed
-	err     error           // likewise
+	known   map[string]bool // server connections ever seen; this and what follows is the watcher's until stopped is closed
+	seen    connectionsSeen
+	err     error
+}
+
+// connectionsSeen is how many connections of one user PostgreSQL had.
+type connectionsSeen struct {
+	opened int // ever
+	atOnce int // at most
 }
 
 // watchServer starts counting the connections that user has at the server; stop ends it.
@@ -278,7 +326,7 @@ func watchServer(ctx context.Context, server *pgserver.Server, user string) (*se
 	if err != nil {
 		return nil, fmt.Errorf("watch the server: %w", err)
 	}
-	w := &serverWatch{conn: conn, user: user, ended: make(chan struct{}), stopped: make(chan struct{}), seen: map[string]bool{}}
+	w := &serverWatch{conn: conn, user: user, ended: make(chan struct{}), stopped: make(chan struct{}), known: map[string]bool{}}
 	go w.watch(ctx) // stop waits for it
 	return w, nil
 }
@@ -307,16 +355,17 @@ func (w *serverWatch) count(ctx context.Context) error {
 	}
 	backends, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	for _, backend := range backends {
-		w.seen[backend] = true
+		w.known[backend] = true
 	}
+	w.seen.opened = len(w.known)
+	w.seen.atOnce = max(w.seen.atOnce, len(backends))
 	return err
 }
 
-// stop returns how many connections the server ever saw.
-func (w *serverWatch) stop() (int, error) {
+func (w *serverWatch) stop() (connectionsSeen, error) {
 	close(w.ended)
 	<-w.stopped
-	return len(w.seen), errors.Join(w.err, w.conn.Close(context.Background()))
+	return w.seen, errors.Join(w.err, w.conn.Close(context.Background()))
 }
 
 // teller writes for people.
@@ -350,11 +399,4 @@ func milliseconds(d time.Duration) string {
 		return fmt.Sprintf("%.1f ms", ms)
 	}
 	return fmt.Sprintf("%.0f ms", ms)
-}
-
-func ordinal(n int) string {
-	if words := []string{"", "first", "second", "third", "fourth", "fifth"}; n < len(words) {
-		return words[n]
-	}
-	return fmt.Sprintf("%dth", n)
 }
