@@ -122,7 +122,7 @@ func (l *Loop) Post(t Task) {
 // Arm has t fire after d, once; a timer that was armed is moved. On the loop's goroutine only.
 func (l *Loop) Arm(t *Timer, d time.Duration, task Task) {
 	t.task = task
-	l.timers.arm(t, l.now, l.now+int64(d))
+	l.timers.arm(t, l.now+int64(d))
 }
 
 // Disarm makes sure that t does not fire. On the loop's goroutine only.
@@ -133,6 +133,7 @@ func (l *Loop) run() {
 	for !l.stopped {
 		blocked := l.wait()
 		l.now = monotonic()
+		l.timers.skip(l.now)
 		l.poller.dispatch(l)
 		l.runPosted()
 		l.timers.advance(l.now)

@@ -38,11 +38,8 @@ func (w *wheel) start(now int64) {
 	w.done = now / tick
 }
 
-func (w *wheel) arm(t *Timer, now, at int64) {
+func (w *wheel) arm(t *Timer, at int64) {
 	w.disarm(t)
-	if w.nFine == 0 && w.nCoarse == 0 { // it may have stood still for long
-		w.done = max(w.done, now/tick)
-	}
 	t.at = at
 	w.insert(t)
 }
@@ -87,11 +84,18 @@ func (w *wheel) isFine(t *Timer) bool {
 	return max(t.at/tick+1, 0)/slots <= w.done/slots
 }
 
+// skip passes over the time in which nothing was armed, so that what is armed next need not.
+func (w *wheel) skip(now int64) {
+	if w.nFine == 0 && w.nCoarse == 0 {
+		w.done = max(w.done, now/tick)
+	}
+}
+
 // advance fires what is due at now.
 func (w *wheel) advance(now int64) {
+	w.skip(now)
 	end := now / tick
 	if w.nFine == 0 && w.nCoarse == 0 {
-		w.done = max(w.done, end)
 		return
 	}
 	for w.done <= end {
