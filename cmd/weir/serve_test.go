@@ -11,15 +11,19 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/weirproxy/weir/internal/pgserver"
 	"github.com/weirproxy/weir/internal/pgtest"
+	"github.com/weirproxy/weir/internal/redistest"
 )
 
 // served is a weir that runs within the test.
@@ -43,7 +47,10 @@ type logLine struct {
 	Admin  string `json:"admin"`
 }
 
-// serve runs weir serve and waits until it is ready. The configuration must log as JSON.
+// textLine is a line of a weir that logs as text.
+var textLine = regexp.MustCompile(`msg=(?:"([^"]*)"|(\S+))(?:.* listen=(\S+) admin=(\S+))?`)
+
+// serve runs weir serve and waits until it is ready.
 func serve(t *testing.T, args ...string) *served {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
@@ -69,7 +76,9 @@ func (s *served) read(stderr io.Reader) {
 	for lines.Scan() {
 		var line logLine
 		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
-			line.Msg = lines.Text()
+			if match := textLine.FindStringSubmatch(lines.Text()); match != nil {
+				line = logLine{Msg: match[1] + match[2], Listen: match[3], Admin: match[4]}
+			}
 		}
 		s.mu.Lock()
 		s.log = append(s.log, line)
@@ -218,6 +227,94 @@ func TestServe(t *testing.T) {
 			t.Errorf("got %+v", got)
 		}
 	})
+}
+
+func TestServeOneUpstream(t *testing.T) {
+	upstream := pgtest.Shared(t).DSN()
+	ping := func(s *served, user, password string) error {
+		conn, err := s.connect(user, password, pgserver.Database)
+		if err != nil {
+			return err
+		}
+		return conn.Ping(t.Context())
+	}
+	t.Run("on loopback clients are believed", func(t *testing.T) {
+		t.Setenv("WEIR_UPSTREAM", upstream)
+		s := serve(t, "--listen=127.0.0.1:0", "--admin=127.0.0.1:0")
+		if err := ping(s, "anyone", ""); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("elsewhere they need what the DSN has", func(t *testing.T) {
+		s := serve(t, "--upstream", upstream, "--listen=0.0.0.0:0", "--admin=127.0.0.1:0")
+		s.listen = strings.Replace(s.listen, "[::]", "127.0.0.1", 1)
+		if err := ping(s, pgserver.App.Name, pgserver.App.Password); err != nil {
+			t.Error(err)
+		}
+		for user, password := range map[string]string{pgserver.App.Name: "guess", "anyone": pgserver.App.Password} {
+			err := ping(s, user, password)
+			if refusal, ok := errors.AsType[*pgconn.PgError](err); !ok || refusal.Code != "28P01" {
+				t.Errorf("%s is let in: %v", user, err)
+			}
+		}
+	})
+}
+
+const fleetConfig = `listen: 127.0.0.1:0
+admin: 127.0.0.1:0
+log: { format: json }
+fleet: { redis: "${REDIS}" }
+auth: { method: trust }
+resources:
+  orders: { upstream: "${UPSTREAM}", rate: { per_second: 1000 } }
+  gone: { upstream: "postgres://app@${GONE}/gone", breaker: { failures: 1, cooldown: 20s, max_cooldown: 20s } }
+`
+
+func TestFleet(t *testing.T) {
+	t.Setenv("UPSTREAM", pgtest.Shared(t).DSN())
+	t.Setenv("REDIS", redistest.Start(t).URL()+"?read_timeout=5s&write_timeout=5s&dial_timeout=5s")
+	t.Setenv("GONE", closedPort(t))
+	file := filepath.Join(t.TempDir(), "weir.yaml")
+	if err := os.WriteFile(file, []byte(fleetConfig), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	one, two := serve(t, "--config", file), serve(t, "--config", file)
+	for _, s := range []*served{one, two} {
+		s.awaitMetric("weir_fleet_up 1")
+		s.awaitMetric("weir_fleet_members 2")
+	}
+	if _, err := one.mustConnect("fn", "", "orders").Exec(t.Context(), "SELECT 1"); err != nil {
+		t.Error(err)
+	}
+	one.awaitMetric(`weir_rate_tokens_leased_total{resource="orders"} `)
+
+	// One weir finds out; the other knows without having tried.
+	if _, err := one.connect("fn", "", "gone"); err == nil {
+		t.Error("a resource without a server answers")
+	}
+	two.await("breaker open")
+	two.awaitMetric(`weir_breaker_state{resource="gone"} 2`)
+	if code, body := two.get("/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "resource gone: ") {
+		t.Errorf("readyz: %d %s", code, body)
+	}
+	if code, _ := two.get("/healthz"); code != http.StatusOK {
+		t.Errorf("healthz: %d", code)
+	}
+	if _, err := two.mustConnect("fn", "", "orders").Exec(t.Context(), "SELECT 1"); err != nil {
+		t.Errorf("another resource suffers: %v", err)
+	}
+}
+
+// awaitMetric waits for what another process must bring about.
+func (s *served) awaitMetric(line string) {
+	s.t.Helper()
+	var body string
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if _, body = s.get("/metrics"); strings.Contains(body, "\n"+line) {
+			return
+		}
+	}
+	s.t.Fatalf("waited in vain for %s in\n%s", line, body)
 }
 
 func TestDrain(t *testing.T) {
