@@ -18,7 +18,8 @@ type Leftover struct {
 	Status   byte // transaction status by the last ReadyForQuery
 	Unsynced bool // extended-protocol messages were sent with no Sync behind them
 	CopyIn   bool // the server waits for COPY data
-	Extended bool // the COPY was started by Execute, and ends with a Sync
+	CopyEnds bool // the end of COPY data was sent before the server has asked for any
+	Extended bool // the COPY, if there is one, was started by Execute, and ends with a Sync
 	Dirty    bool // session state was changed: DISCARD ALL
 	Cancel   bool // what runs is not wanted any more
 	Broken   bool // a message was left unfinished: nothing can be said any more
@@ -66,7 +67,7 @@ func (s *Server) Reset(l *eventloop.Loop, left Leftover) {
 	case left.CopyIn:
 		r.failCopy()
 	case left.Unsynced:
-		r.sync()
+		r.abort()
 	}
 	r.read()
 }
@@ -141,6 +142,12 @@ func (r *resetting) failCopy() {
 	r.flush()
 }
 
+// abort ends a batch that the client has not ended: with an error, so that none of it is committed.
+func (r *resetting) abort() {
+	r.out = pgwire.AppendMessage(r.out, pgwire.Describe, []byte("Sthe client has left before Sync\x00"))
+	r.sync()
+}
+
 func (r *resetting) sync() {
 	r.left.Unsynced = false
 	r.left.Owed++
@@ -210,6 +217,12 @@ func (r *resetting) hear(b []byte) bool {
 				return false
 			}
 		case pgwire.CopyInResponse:
+			if r.left.CopyEnds {
+				break
+			}
+			if r.left.Extended {
+				r.left.Owed = 0 // the Sync behind the command is taken for COPY data, and ignored
+			}
 			r.failCopy()
 		}
 		r.skip = pgwire.HeaderSize + body
@@ -237,7 +250,7 @@ func (r *resetting) heard(t byte, body []byte) bool {
 
 // step does what comes next once the server has answered all that was asked.
 func (r *resetting) step() {
-	if r.over || r.left.Owed > 0 || r.s.Cancels > 0 {
+	if r.over || r.left.Owed > 0 || r.s.Cancels > 0 || r.skip > 0 || len(r.s.carry) > 0 {
 		return
 	}
 	switch {

@@ -86,7 +86,7 @@ func (s *Server) listenIdle(l *eventloop.Loop) {
 		}
 	}
 	if len(s.carry) > 0 { // the rest of the message must not meet the next borrower
-		s.Reset(l, Leftover{Status: pgwire.Idle, Unsynced: true, Carry: s.carry})
+		s.Reset(l, Leftover{Status: pgwire.Idle, Carry: s.carry})
 		return
 	}
 	s.pool.Release(s)

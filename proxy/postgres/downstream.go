@@ -51,7 +51,11 @@ func (k *link) down(chunk []byte) {
 				k.carry = append(k.carry, m...)
 				break
 			}
-			if lied = k.hear(m[0], held[:min(body, len(held))]); lied != nil {
+			held = held[:min(body, len(held))]
+			if m[0] == pgwire.ErrorResponse && !ours && len(held) == body {
+				k.restoreNames(&r, i, held)
+			}
+			if lied = k.hear(m[0], held); lied != nil {
 				break
 			}
 		}
@@ -67,6 +71,9 @@ func (k *link) down(chunk []byte) {
 	case lied != nil:
 		s.w.srv.protocol.Add("server", 1)
 		k.serverGone(lied)
+	case k.settingsFailed != nil && k.answers.empty():
+		k.changed = true
+		s.fatal(k.settingsFailed)
 	default:
 		k.settle()
 	}
@@ -111,21 +118,22 @@ func (k *link) hear(t byte, body []byte) error {
 }
 
 func (k *link) hearReady(body []byte) error {
-	if len(body) != 1 || k.answers.empty() {
+	if len(body) != 1 {
 		return errUnasked
 	}
-	if !k.answers.first().ends() {
-		return errUnasked
-	}
-	ours := k.answers.pop().ours
 	k.copyIn, k.copyParsed = false, false
-	if !ours {
+	k.answers.dropCopyEnds(true)
+	if k.answers.empty() || !k.answers.first().ends() {
+		if !k.doubtful {
+			return errUnasked
+		}
+		k.status = body[0]
+		return nil
+	}
+	if !k.answers.pop().ours {
 		k.status = body[0]
 	}
-	if k.answers.empty() && k.settingsFailed != nil {
-		k.changed = true
-		k.session.fatal(k.settingsFailed)
-	}
+	k.answers.dropCopyEnds(false)
 	return nil
 }
 
@@ -142,30 +150,48 @@ func (k *link) hearError(body []byte) {
 	}
 	k.fatal = k.fatal || e.Fatal()
 	k.copyIn = false
-	if k.answers.empty() || k.answers.first().ends() {
+	k.answers.dropCopyEnds(true)
+	if k.answers.empty() {
+		k.skipping = k.unsynced
 		return
 	}
-	skipping := true
-	k.answers.keep(func(a answer) bool {
-		if skipping && a.kind == synced {
-			skipping = false
-		}
-		if skipping {
-			k.notAnswered(a)
-		}
-		return !skipping
-	})
+	if k.answers.first().ends() {
+		return
+	}
+	pending := k.answers.pending()
+	n := 0
+	for n < len(pending) && pending[n].kind != synced {
+		n++
+	}
+	k.skipping = n == len(pending)
+	for i := n - 1; i >= 0; i-- { // what was done last is undone first
+		k.notAnswered(pending[i])
+	}
+	k.answers.cut(0, n)
 }
 
 // hearCopyIn notes that the server takes COPY data. What was sent behind the command has been, or will be, read as part of
 // that: Syncs before the end of the data are ignored by the server and not answered.
 func (k *link) hearCopyIn() {
-	k.copyStarts++
-	k.copyParsed = k.answers.empty() || k.answers.first().kind != queried
-	k.copyIn = k.copyEnds < k.copyStarts
-	k.answers.keep(func(a answer) bool {
-		return a.kind != synced || a.copyEnds >= k.copyStarts
-	})
+	pending := k.answers.pending()
+	k.copyParsed = len(pending) == 0 || pending[0].kind != queried
+	k.copyIn = true
+	i := 0
+	if !k.copyParsed {
+		i = 1
+	}
+	for i < len(pending) && k.copyIn {
+		switch pending[i].kind {
+		case synced:
+		case copyEnd:
+			k.copyIn = false
+		default: // nothing else makes sense here: the server will say so
+			k.doubtful = true
+			return
+		}
+		k.answers.cut(i, 1)
+		pending = k.answers.pending()
+	}
 	if k.copyParsed && k.answers.owed() == 0 {
 		k.unsynced = true // the Sync that ends it has yet to come
 	}
@@ -178,8 +204,56 @@ var (
 )
 
 func (k *link) hearCommand(tag []byte) {
-	if len(tag) > 0 && tag[0] == 'D' && (bytes.Equal(tag, tagDiscardAll) || bytes.Equal(tag, tagDeallocateAll)) {
-		k.server.Prepared.Clear()
-		k.session.statements.clear()
+	if len(tag) == 0 || tag[0] != 'D' {
+		return
 	}
+	switch {
+	case bytes.Equal(tag, tagDeallocateAll):
+		k.allDeallocated()
+	case bytes.Equal(tag, tagDiscardAll):
+		k.allDeallocated()
+		k.allDiscarded()
+	}
+}
+
+// allDiscarded is called when nothing is left of the session's state, the settings of its startup included. Those come back
+// with the next transaction.
+func (k *link) allDiscarded() {
+	k.server.Settings = nil
+	k.changed = false
+	if pending := k.answers.pending(); len(pending) == 1 && pending[0].kind == queried && !k.unsynced { // nothing is behind it
+		k.words.found = 0
+		k.unpin()
+	}
+}
+
+// restoreNames puts the client's names of prepared statements in the place of ours in an error at i.
+func (k *link) restoreNames(r *rewriting, i int, body []byte) {
+	prefix := []byte(k.w.srv.namePrefix)
+	if !bytes.Contains(body, prefix) {
+		return
+	}
+	var changed []byte
+	rest := body
+	for {
+		before, behind, found := bytes.Cut(rest, prefix)
+		changed = append(changed, before...)
+		if !found {
+			break
+		}
+		var id uint64
+		digits := 0
+		for digits < len(behind) && behind[digits]-'0' < 10 {
+			id = 10*id + uint64(behind[digits]-'0')
+			digits++
+		}
+		if st := k.session.statements.withID(id); st != nil {
+			changed = append(changed, st.name...)
+		} else {
+			changed = append(append(changed, prefix...), behind[:digits]...)
+		}
+		rest = behind[digits:]
+	}
+	r.cut(i, i+pgwire.HeaderSize+len(body))
+	r.out = append(appendHeader(r.out, pgwire.ErrorResponse, len(changed)), changed...)
 }

@@ -4,8 +4,9 @@ package postgres
 type answer struct {
 	kind      answerKind
 	ours      bool       // asked by us: the client never hears of it
+	open      bool       // of copyEnd: messages of the extended protocol without a Sync are ahead of it
+	had       bool       // of closed: the server had the statement
 	statement *statement // of parsed and closed
-	copyEnds  int        // of synced: how many ends of COPY data had been sent before
 }
 
 type answerKind uint8
@@ -15,6 +16,7 @@ const (
 	synced                    // a Sync: one ReadyForQuery
 	parsed                    // a Parse: ParseComplete
 	closed                    // a Close: CloseComplete
+	copyEnd                   // no answer: the end of COPY data, sent before the server has asked for any
 )
 
 // ends reports whether the answer is one ReadyForQuery.
@@ -27,8 +29,13 @@ type answers struct {
 }
 
 func (q *answers) push(a answer) {
-	if q.head == len(q.list) {
+	switch {
+	case q.head == len(q.list):
 		q.list, q.head = q.list[:0], 0
+	case len(q.list) == cap(q.list) && q.head > len(q.list)/2: // a pipeline that never runs dry
+		n := copy(q.list, q.list[q.head:])
+		clear(q.list[n:])
+		q.list, q.head = q.list[:n], 0
 	}
 	q.list = append(q.list, a)
 }
@@ -55,19 +62,42 @@ func (q *answers) owed() (n int) {
 	return n
 }
 
-// keep drops the answers that f does not want.
-func (q *answers) keep(f func(answer) bool) {
-	kept := q.list[:q.head]
-	for _, a := range q.list[q.head:] {
-		if f(a) {
-			kept = append(kept, a)
-		}
-	}
+// pending are the answers to come, in order. It is valid until the queue is changed.
+func (q *answers) pending() []answer { return q.list[q.head:] }
+
+// cut drops n answers behind the first skip of those to come.
+func (q *answers) cut(skip, n int) {
+	at := q.head + skip
+	kept := append(q.list[:at], q.list[at+n:]...)
 	clear(q.list[len(kept):])
 	q.list = kept
 }
 
+// has reports whether something of that kind is to come.
+func (q *answers) has(kind answerKind) bool {
+	for _, a := range q.pending() {
+		if a.kind == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// dropCopyEnds drops ends of COPY data at the front that were meant for no COPY, as the server has got past them. One that
+// is open may still meet its COPY: only an answer to something behind it tells that it will not.
+func (q *answers) dropCopyEnds(openToo bool) {
+	for !q.empty() && q.first().kind == copyEnd && (openToo || !q.first().open) {
+		q.pop()
+	}
+}
+
+// mostKept is how many answers a queue has room for while it is not used.
+const mostKept = 1024
+
 func (q *answers) reset() {
+	if cap(q.list) > mostKept {
+		q.list = nil
+	}
 	clear(q.list)
 	q.list, q.head = q.list[:0], 0
 }

@@ -31,10 +31,12 @@ type link struct {
 	keeping  *statement // they are the text of this statement
 	text     []byte     // as much of it as has come
 	outer    touch      // what was found before it
-	evicted  bool       // the server's oldest statements have been looked at
 	upOut    []byte     // for the server, not yet written
 	unsynced bool       // messages of the extended protocol were sent since the last Sync
-	copyEnds int        // ends of COPY data that were sent
+	skipping bool       // since an error the server skips everything up to the next Sync
+
+	ending     verdict // a message that ends the session, once what was asked before it is answered; passOn: none
+	endingType byte    // of that message
 
 	// Towards the client.
 	answers    answers
@@ -42,11 +44,11 @@ type link struct {
 	downSkip   int    // bytes of the current message that are still to be passed on
 	downDrop   bool   // or dropped
 	status     byte   // transaction status
-	copyStarts int    // requests for COPY data that came
 	copyIn     bool   // the server waits for COPY data
 	copyParsed bool   // that COPY belongs to the extended protocol
 	fatal      bool   // the server said that it ends the connection
 	failure    string // what the server failed with, for the breaker
+	doubtful   bool   // what the server will answer is not certain: it stays with this client, and goes with it
 
 	settingsFailed *pgwire.Error // the session's settings were refused
 
@@ -105,6 +107,7 @@ func (k *link) applySettings() {
 	if len(k.upOut) > before {
 		k.answers.push(answer{kind: queried, ours: true})
 		k.server.Prepared.Unnamed = 0
+		k.timeQuery()
 	}
 }
 
@@ -160,14 +163,25 @@ func (k *link) quiet() bool {
 	return k.answers.empty() && !k.unsynced && !k.copyIn && k.upSkip == 0 && len(k.upOut) == 0 && k.downSkip == 0 && len(k.carry) == 0
 }
 
+// midMessage reports whether the client has got part of a message of the server's, so that nothing can be said to it.
+func (k *link) midMessage() bool { return k.downSkip > 0 && !k.downDrop }
+
 // settle is called after each step: when the transaction is over it gives the server connection back, as far as pool mode
 // and session state allow.
 func (k *link) settle() {
 	s := k.session
-	if s == nil || s.dead || k.server == nil || !k.quiet() {
+	if s == nil || s.dead || k.server == nil {
+		return
+	}
+	if k.ending != passOn && k.answers.owed() == 0 {
+		k.stop(k.ending, k.endingType)
+		return
+	}
+	if !k.quiet() {
 		return
 	}
 	k.notePins()
+	k.words.forget = false
 	switch {
 	case k.status != pgwire.Idle && s.resource.mode == Statement:
 		s.fatal(&pgwire.Error{
@@ -178,7 +192,7 @@ func (k *link) settle() {
 		k.timeIdleInTransaction()
 	case s.w.srv.draining.Load():
 		s.drainLinked()
-	case s.resource.mode == Session || k.pinned != 0:
+	case s.resource.mode == Session || k.pinned != 0 || k.doubtful:
 		k.rest()
 	default:
 		k.giveBack()
@@ -240,15 +254,17 @@ func (k *link) abandon() {
 	}
 	k.observe()
 	server := k.server
+	touched := k.pinned | k.words.found | k.outer
 	left := pool.Leftover{
 		Owed:     k.answers.owed(),
 		Status:   k.status,
 		Unsynced: k.unsynced,
 		CopyIn:   k.copyIn,
-		Extended: k.copyParsed,
-		Dirty:    k.pinned|k.words.found != 0 || k.changed || s.resource.mode == Session,
-		Cancel:   true,
-		Broken:   k.fatal || k.upSkip > 0 || len(k.upOut) > 0,
+		CopyEnds: k.answers.has(copyEnd),
+		Extended: k.copyParsed || !k.answers.has(queried),
+		Dirty:    touched != 0 || k.changed || s.resource.mode == Session,
+		Cancel:   k.ending != leaveNow, // who says goodbye wants what it asked for to be done
+		Broken:   k.fatal || k.doubtful || k.upSkip > 0 || len(k.upOut) > 0 || touched&touchLoad != 0,
 		Carry:    k.carry,
 		Skip:     k.downSkip,
 	}
@@ -269,7 +285,7 @@ func (k *link) serverGone(err error) {
 	if k.failure != "" {
 		k.ticket.Fail(k.failure)
 	}
-	if said {
+	if said || k.midMessage() {
 		s.lastWords(nil)
 		return
 	}

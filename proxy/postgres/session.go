@@ -20,6 +20,8 @@ const (
 	rounds = 8
 	// lingerTime is how long a client has to read the last words before the connection is closed.
 	lingerTime = time.Second
+	// slowTime is how long a client has to take all that it has yet to read before them.
+	slowTime = 10 * time.Second
 )
 
 // worker is what the sessions of one event loop share. Everything in it belongs to the loop's goroutine.
@@ -50,6 +52,7 @@ type session struct {
 	skip      int // bytes of a refused message that are still to be dropped
 	untilSync bool
 	dead      bool // closed, or about to be
+	farewell  bool // nothing more is sent
 	forgotten bool // no longer counted
 }
 
@@ -106,6 +109,11 @@ func (s *session) pumpUp() bool {
 		size = len(s.carry) + idleRead
 	case s.link.server == nil: // waiting: not read from, but watched
 		if s.conn.Gone() {
+			s.leave()
+		}
+		return false
+	case s.link.ending != passOn: // it has said all it will
+		if s.link.ending != leaveNow && s.conn.Gone() {
 			s.leave()
 		}
 		return false
@@ -245,6 +253,10 @@ func (s *session) leave() {
 // fatal ends the session with an error. The client gets time to read it.
 func (s *session) fatal(e *pgwire.Error) {
 	e.Severity = "FATAL"
+	if s.link != nil && s.link.midMessage() {
+		s.lastWords(nil)
+		return
+	}
 	s.lastWords(pgwire.AppendError(nil, e))
 }
 
@@ -254,11 +266,9 @@ func (s *session) lastWords(b []byte) {
 	if s.dead {
 		return
 	}
-	s.write(b)
-	if s.dead {
-		return
+	if len(b) > 0 {
+		s.write(b)
 	}
-	_ = s.flush()
 	if s.dead {
 		return
 	}
@@ -266,8 +276,7 @@ func (s *session) lastWords(b []byte) {
 	if k := s.link; k != nil {
 		k.abandon()
 	}
-	s.conn.CloseWrite()
-	s.w.loop.Arm(&s.timer, lingerTime, (*lingered)(s))
+	s.w.loop.Arm(&s.timer, slowTime, (*lingered)(s))
 	s.drop()
 }
 
@@ -275,8 +284,13 @@ type lingered session
 
 func (t *lingered) Run() { (*session)(t).close() }
 
-// drop reads what a client says that nobody listens to any more.
+// drop reads what a client says that nobody listens to any more, once it has been sent what it has yet to read.
 func (s *session) drop() bool {
+	if !s.farewell && s.conn.Open() && s.flush() {
+		s.farewell = true
+		s.conn.CloseWrite()
+		s.w.loop.Arm(&s.timer, lingerTime, (*lingered)(s))
+	}
 	for s.conn.Open() && s.conn.Readable() {
 		if _, err := s.conn.Read(s.w.loop.Scratch); err != nil && !errors.Is(err, eventloop.ErrAgain) {
 			s.close()

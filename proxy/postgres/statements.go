@@ -25,6 +25,9 @@ type statement struct {
 	name  string // the client's; "" for the unnamed one
 	text  []byte // the body of its Parse behind the name; nil when too long to keep
 	found touch  // what executing it leaves in the session
+
+	prior *statement // has the name, and the number, unless its Parse fails; nil once this one's is done
+	dead  bool       // its Parse has failed
 }
 
 // statements are all of a session's.
@@ -62,9 +65,32 @@ func (t *statements) remove(st *statement) {
 	}
 }
 
-func (t *statements) clear() {
+// withID finds a named statement by its number.
+func (t *statements) withID(id uint64) *statement {
 	if t != nil {
-		*t = statements{}
+		for _, st := range t.named {
+			if st.id == id {
+				return st
+			}
+		}
+	}
+	return nil
+}
+
+// allDeallocated notes that the server has forgotten all named statements, but for those that it has yet to hear of.
+func (k *link) allDeallocated() {
+	k.server.Prepared.Clear()
+	t := k.session.statements
+	if t == nil {
+		return
+	}
+	t.named, t.bytes = nil, 0
+	for _, a := range k.answers.pending() {
+		if st := a.statement; a.kind == parsed && !a.ours && st != nil && st.name != "" {
+			st.prior = nil
+			t.add(st)
+			k.server.Prepared.Add(st.id)
+		}
 	}
 }
 
@@ -77,8 +103,9 @@ func (k *link) forgetUnnamed() {
 }
 
 // statementMessage deals with Parse, Bind, Describe or Close at i, where a server connection is not the client's alone:
-// statements are known to it by other names, and those it does not know are prepared first.
-func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict) {
+// statements are known to it by other names, and those it does not know are prepared first. front says that the message is
+// the first of a batch.
+func (k *link) statementMessage(r *rewriting, i, body int, front bool) (used int, v verdict) {
 	m := r.chunk[i:]
 	have := m[pgwire.HeaderSize:min(len(m), pgwire.HeaderSize+body)]
 	before, name, ok := nameIn(m[0], have)
@@ -89,21 +116,22 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 		case len(have) < body:
 			return 0, badLength // a name of many kilobytes
 		}
-		k.expect(m[0], nil) // malformed: the server says so
+		k.expect(m[0], nil, false) // malformed: the server says so
 		k.upSkip = body
 		return pgwire.HeaderSize, passOn
 	}
-	if !k.evicted {
+	if front {
 		k.evict(r, i)
 	}
 	used = pgwire.HeaderSize + before + len(name) + 1
 	k.upSkip = body - (used - pgwire.HeaderSize)
 	if m[0] == pgwire.Describe && have[0] != 'S' || m[0] == pgwire.Close && have[0] != 'S' { // portals are the transaction's own
-		k.expect(m[0], nil)
+		k.expect(m[0], nil, false)
 		return used, passOn
 	}
+	had := m[0] == pgwire.Close && k.has(name)
 	st := k.statementFor(m[0], r, i, name)
-	k.expect(m[0], st)
+	k.expect(m[0], st, had)
 	if st != nil && st.name != "" {
 		k.rename(r, i, used, before, body+k.w.srv.nameLength(st.id)-len(name), st)
 	}
@@ -133,13 +161,19 @@ func nameIn(t byte, body []byte) (before int, name []byte, ok bool) {
 }
 
 // expect queues what the server answers with a message of its own that we look at.
-func (k *link) expect(t byte, st *statement) {
+func (k *link) expect(t byte, st *statement, had bool) {
 	switch t {
 	case pgwire.Parse:
 		k.answers.push(answer{kind: parsed, statement: st})
 	case pgwire.Close:
-		k.answers.push(answer{kind: closed, statement: st})
+		k.answers.push(answer{kind: closed, statement: st, had: had})
 	}
+}
+
+// has reports whether the server has a named statement of the client's.
+func (k *link) has(name []byte) bool {
+	st := k.session.statements.find(name)
+	return st != nil && k.server.Prepared.Has(st.id)
 }
 
 // rename writes the header and the name of a message anew.
@@ -192,11 +226,18 @@ func (k *link) parse(r *rewriting, i int, old *statement, name []byte) *statemen
 		k.keeping = &t.unnamed
 		return &t.unnamed
 	}
-	if old != nil { // the server shall say that the name is taken
-		k.prepare(r, i, old)
-		return old
+	if old != nil && k.words.forget { // on its way: the name is free by then
+		t.remove(old)
+		old = nil
 	}
-	st := &statement{id: k.w.srv.nextStatement(), name: string(name)}
+	st := &statement{name: string(name), prior: old}
+	if old != nil { // the server shall say that the name is taken, unless the old one's Parse, on its way, fails
+		k.prepare(r, i, old)
+		st.id = old.id
+		t.remove(old)
+	} else {
+		st.id = k.w.srv.nextStatement()
+	}
 	t.add(st)
 	k.server.Prepared.Add(st.id)
 	k.keeping = st
@@ -205,7 +246,7 @@ func (k *link) parse(r *rewriting, i int, old *statement, name []byte) *statemen
 
 // keep collects text of a statement.
 func (k *link) keep(b []byte) {
-	if len(k.text)+len(b) <= maxStatement+1 {
+	if len(k.text)+len(b) <= maxStatement && k.words.found&touchLarge == 0 {
 		k.text = append(k.text, b...)
 	} else {
 		k.text = k.text[:0]
@@ -232,6 +273,9 @@ func (k *link) statementKept() {
 		k.server.Prepared.Unnamed = st.id
 	}
 	st.found = k.words.found &^ touchLarge
+	if st.prior != nil {
+		st.found |= st.prior.found
+	}
 	k.words.found = k.outer | k.words.found&touchLarge // parsing leaves nothing behind, executing does
 }
 
@@ -271,7 +315,6 @@ func (k *link) closeUnnamed(r *rewriting, i int) {
 // evict closes statements that have been on the server for long, at the front of a batch, so that none is closed that an
 // earlier message of the batch has been promised. What the batch needs is prepared again.
 func (k *link) evict(r *rewriting, i int) {
-	k.evicted = true
 	for {
 		id, tooMany := k.server.Prepared.Oldest(preparedPerServer)
 		if !tooMany {
@@ -294,10 +337,21 @@ func (k *link) hearStatement(t byte) error {
 	if t == pgwire.CloseComplete {
 		want = closed
 	}
+	k.answers.dropCopyEnds(true)
+	if k.doubtful {
+		for k.answers.has(want) && k.answers.first().kind != want {
+			k.answers.pop()
+		}
+	}
 	if k.answers.empty() || k.answers.first().kind != want {
+		if k.doubtful {
+			return nil
+		}
 		return errUnasked
 	}
-	k.answers.pop()
+	if st := k.answers.pop().statement; st != nil {
+		st.prior = nil
+	}
 	return nil
 }
 
@@ -311,26 +365,37 @@ func (k *link) notAnswered(a answer) {
 		if !a.ours {
 			st.id = 0
 		}
-	case a.kind == parsed:
+	case a.kind == parsed && a.ours:
 		k.server.Prepared.Remove(st.id)
-		if !a.ours {
+	case a.kind == parsed && st.prior != nil && !st.prior.dead: // the name was taken
+		if t.named[st.name] == st {
+			t.remove(st)
+			t.add(st.prior)
+		}
+	case a.kind == parsed:
+		st.dead = true
+		if next := t.named[st.name]; next == nil || next == st || next.id != st.id {
+			k.server.Prepared.Remove(st.id)
 			t.remove(st)
 		}
 	case a.kind == closed:
-		k.server.Prepared.Remove(st.id) // to be prepared anew when it is needed
+		if a.had {
+			k.server.Prepared.Add(st.id)
+		}
 		if t.named[st.name] == nil {
 			t.add(st)
 		}
 	}
 }
 
-// forgetUnanswered is notAnswered for all that is still open, when the client leaves and its server connection goes on.
+// forgetUnanswered is for all that is still open when the client leaves and its server connection goes on. Whether those
+// statements exist is not known any more, and nobody will ask for them: they are closed when they are the oldest.
 func (k *link) forgetUnanswered() {
-	k.answers.keep(func(a answer) bool {
-		if a.statement != nil {
-			k.server.Prepared.Unnamed = 0
-			k.server.Prepared.Clear() // which of them exist is not known any more
+	for _, a := range k.answers.pending() {
+		if st := a.statement; st != nil && st.name != "" {
+			k.server.Prepared.Add(st.id)
 		}
-		return false
-	})
+	}
+	k.server.Prepared.Unnamed = 0
+	k.answers.reset()
 }

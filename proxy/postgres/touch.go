@@ -58,7 +58,8 @@ const maxWord = 28
 // scanner looks for words in SQL that comes in pieces. It does not parse: comments and literals are read like everything
 // else, so it errs on the side of finding too much. begin starts a text, feed goes on with it, end ends it.
 type scanner struct {
-	found touch
+	found  touch
+	forget bool // DISCARD or DEALLOCATE: prepared statements may be gone
 
 	word    [maxWord]byte
 	n       int  // length of the current word; more than maxWord when it is longer
@@ -182,6 +183,8 @@ func (c *scanner) meaning(word string) kind {
 		if c.starts() {
 			c.found |= touchLoad
 		}
+	case "discard", "deallocate":
+		c.forget = true
 	case "set_config":
 		c.found |= touchSet
 	case "prepare":

@@ -83,15 +83,22 @@ func (k *link) sendUp(r *rewriting, i int) {
 	k.w.out = r.out[:0]
 }
 
-// stop deals with a message, of type t, that is not passed on.
+// stop deals with a message, of type t, that is not passed on. If it ends the session, what was asked before is answered
+// first.
 func (k *link) stop(v verdict, t byte) {
 	s := k.session
 	if s == nil || s.dead {
 		return
 	}
+	if v != waitForMore {
+		k.ending, k.endingType = v, t
+		if k.answers.owed() > 0 {
+			return
+		}
+	}
 	switch v {
 	case leaveNow:
-		s.leave()
+		s.lastWords(nil)
 	case violation:
 		s.violated("type", fmt.Sprintf("invalid frontend message type %d", t))
 	case badLength:
@@ -102,7 +109,7 @@ func (k *link) stop(v verdict, t byte) {
 // readmit asks for a new ticket when a session that kept its server connection begins its next transaction.
 func (k *link) readmit(chunk []byte) bool {
 	switch chunk[0] {
-	case pgwire.Terminate, pgwire.Sync, pgwire.Flush:
+	case pgwire.Terminate, pgwire.Sync, pgwire.Flush, pgwire.CopyData, pgwire.CopyDone, pgwire.CopyFail:
 		return true
 	}
 	s := k.session
@@ -113,6 +120,7 @@ func (k *link) readmit(chunk []byte) bool {
 		return false
 	}
 	k.ticket, k.admitNext = ticket, false
+	k.applySettings() // DISCARD ALL may have dropped them
 	return true
 }
 
@@ -164,28 +172,23 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 		k.timeQuery()
 	}
 	switch m[0] {
-	case pgwire.Query:
-		k.answers.push(answer{kind: queried})
-		k.scan(body)
-		k.forgetUnnamed()
-	case pgwire.FunctionCall:
-		k.answers.push(answer{kind: queried})
+	case pgwire.Query, pgwire.FunctionCall:
+		k.query(m[0], body)
 	case pgwire.Sync:
-		if !k.copyIn { // while it takes COPY data the server ignores Sync
-			k.answers.push(answer{kind: synced, copyEnds: k.copyEnds})
-			k.unsynced = false
-		}
+		k.sync()
 	case pgwire.Parse, pgwire.Bind, pgwire.Describe, pgwire.Close:
+		front := !k.unsynced
 		k.unsynced = true
-		if k.session.resource.mode != Session {
-			return k.statementMessage(r, i, body)
+		k.doubtful = k.doubtful || k.copyIn
+		if k.session.resource.mode != Session && !k.skipping {
+			return k.statementMessage(r, i, body, front)
 		}
-	case pgwire.Execute, pgwire.Flush:
+	case pgwire.Execute:
 		k.unsynced = true
+		k.doubtful = k.doubtful || k.copyIn
 	case pgwire.CopyDone, pgwire.CopyFail:
-		k.copyEnds++
-		k.copyIn = false
-	case pgwire.CopyData:
+		k.endCopy()
+	case pgwire.CopyData, pgwire.Flush:
 	case pgwire.Terminate:
 		return 0, leaveNow
 	default:
@@ -193,6 +196,38 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	}
 	k.upSkip = body
 	return pgwire.HeaderSize, passOn
+}
+
+// query notes a Query or FunctionCall. One in the middle of a batch is not answered if the batch has failed, which we
+// cannot always tell.
+func (k *link) query(t byte, body int) {
+	if k.skipping {
+		return
+	}
+	k.doubtful = k.doubtful || k.unsynced || k.copyIn
+	k.answers.push(answer{kind: queried})
+	if t == pgwire.Query {
+		k.scan(body)
+		k.forgetUnnamed()
+	}
+}
+
+// sync notes a Sync. While the server takes COPY data it ignores it, unless the COPY has failed meanwhile.
+func (k *link) sync() {
+	if k.copyIn {
+		k.doubtful = true
+		return
+	}
+	k.answers.push(answer{kind: synced})
+	k.unsynced, k.skipping = false, false
+}
+
+// endCopy notes the end of COPY data, which may be sent before the server has asked for any. Outside COPY it is ignored.
+func (k *link) endCopy() {
+	if !k.copyIn && (k.unsynced || !k.answers.empty()) {
+		k.answers.push(answer{kind: copyEnd, open: k.unsynced})
+	}
+	k.copyIn = false
 }
 
 // scan has the body of a message looked at as SQL.

@@ -1,0 +1,438 @@
+package postgres_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/weirproxy/weir/internal/pgtest"
+	"github.com/weirproxy/weir/proxy/postgres"
+)
+
+// exchange is something to send, in one write, and how much of an answer to await.
+type exchange struct {
+	wire  []byte
+	until func() func(pgtest.Message) bool // nil: do not wait
+	drip  bool                             // byte by byte instead
+	ends  bool                             // the connection is closed behind the answer
+}
+
+// scenario is what a client does. The only expectation is that a proxy makes no difference.
+type scenario struct {
+	setup  []string // SQL for another client to run before, straight
+	script []exchange
+	loose  bool // where the connection ends, weir speaks for the server: severity, SQLSTATE and text are the same
+}
+
+type frontend = pgproto3.FrontendMessage
+
+// ready sends messages and awaits n ReadyForQuery.
+func ready(n int, messages ...frontend) exchange {
+	return exchange{wire: pgtest.Encode(messages...), until: func() func(pgtest.Message) bool {
+		left := n
+		return func(m pgtest.Message) bool {
+			if m.Type == 'Z' {
+				left--
+			}
+			return left == 0
+		}
+	}}
+}
+
+// flushed sends messages and awaits the nth message of a type.
+func flushed(n int, kind byte, messages ...frontend) exchange {
+	return exchange{wire: pgtest.Encode(messages...), until: func() func(pgtest.Message) bool {
+		left := n
+		return func(m pgtest.Message) bool {
+			if m.Type == kind {
+				left--
+			}
+			return left == 0
+		}
+	}}
+}
+
+// sent sends messages and awaits nothing.
+func sent(messages ...frontend) exchange { return exchange{wire: pgtest.Encode(messages...)} }
+
+// sentBytes sends bytes that are no message, behind messages, and awaits the end of the connection.
+func sentBytes(wire string, messages ...frontend) exchange {
+	return exchange{wire: append(pgtest.Encode(messages...), wire...), ends: true}
+}
+
+// ended sends messages and awaits the end of the connection.
+func ended(messages ...frontend) exchange {
+	return exchange{wire: pgtest.Encode(messages...), ends: true}
+}
+
+// dripping sends byte by byte.
+func dripping(e exchange) exchange {
+	e.drip = true
+	return e
+}
+
+// queries are one exchange each.
+func queries(sql ...string) (all []exchange) {
+	for _, q := range sql {
+		all = append(all, ready(1, query(q)))
+	}
+	return all
+}
+
+func query(sql string) frontend       { return &pgproto3.Query{String: sql} }
+func parse(name, sql string) frontend { return &pgproto3.Parse{Name: name, Query: sql} }
+func bind(portal, name string) frontend {
+	return &pgproto3.Bind{DestinationPortal: portal, PreparedStatement: name}
+}
+func describe(kind byte, name string) frontend {
+	return &pgproto3.Describe{ObjectType: kind, Name: name}
+}
+func execute(portal string, rows uint32) frontend {
+	return &pgproto3.Execute{Portal: portal, MaxRows: rows}
+}
+func closing(kind byte, name string) frontend { return &pgproto3.Close{ObjectType: kind, Name: name} }
+func data(s string) frontend                  { return &pgproto3.CopyData{Data: []byte(s)} }
+func bindTo(name string, parameters ...string) frontend {
+	b := &pgproto3.Bind{PreparedStatement: name}
+	for _, p := range parameters {
+		b.Parameters = append(b.Parameters, []byte(p))
+	}
+	return b
+}
+
+var (
+	sync      frontend = &pgproto3.Sync{}
+	flush     frontend = &pgproto3.Flush{}
+	terminate frontend = &pgproto3.Terminate{}
+	copyDone  frontend = &pgproto3.CopyDone{}
+	copyFail  frontend = &pgproto3.CopyFail{Message: "changed my mind"}
+)
+
+// run plays the script and returns what came back, one list for each exchange.
+func (s scenario) run(c *pgtest.Client, between func(last []pgtest.Message)) (answers [][]pgtest.Message) {
+	for _, e := range s.script {
+		if e.drip {
+			for i := range e.wire {
+				c.SendBytes(e.wire[i : i+1])
+			}
+		} else {
+			c.SendBytes(e.wire)
+		}
+		var got []pgtest.Message
+		switch {
+		case e.ends:
+			got = c.UntilClosed()
+		case e.until != nil:
+			got = c.Until(e.until())
+		}
+		for i := range got {
+			got[i] = s.comparable(got[i])
+		}
+		answers = append(answers, got)
+		between(got)
+	}
+	return answers
+}
+
+// comparable leaves out what differs between two sessions whatever is between client and server.
+func (s scenario) comparable(m pgtest.Message) pgtest.Message {
+	switch {
+	case m.Type == 'A': // the process that notified
+		m.Body = append([]byte("pid:"), m.Body[4:]...)
+	case m.Type == 'E' && m.Field('S') == "FATAL" && s.loose:
+		m.Body = fmt.Appendf(nil, "%s %s %s", m.Field('V'), m.Field('C'), m.Field('M'))
+	}
+	return m
+}
+
+// route is a way to the server.
+type route struct {
+	name    string
+	connect func(tb testing.TB) *pgtest.Client
+	// between is called after each exchange with its answer.
+	between func(tb testing.TB) func([]pgtest.Message)
+}
+
+func routes(tb testing.TB) []route {
+	nothing := func(testing.TB) func([]pgtest.Message) { return func([]pgtest.Message) {} }
+	through := func(name string, w *weir) route {
+		return route{name, func(tb testing.TB) *pgtest.Client { return pgtest.Connect(tb, w.dsn()) }, nothing}
+	}
+	all := []route{
+		through("transaction", start(tb, settings{})),
+		through("session", start(tb, settings{mode: postgres.Session})),
+		through("one server", start(tb, settings{servers: 1})),
+	}
+	two := start(tb, settings{servers: 2})
+	switched := through("switched", two)
+	switched.between = func(tb testing.TB) func([]pgtest.Message) { return switching(tb, two) }
+	return append(all, switched)
+}
+
+// switching makes the client get another server connection for each of its transactions, by occupying the one that it just
+// had, and the statements on it.
+func switching(tb testing.TB, w *weir) func([]pgtest.Message) {
+	var holders [2]*pgtest.Client
+	turn := 0
+	occupy := func() {
+		h := pgtest.Connect(tb, w.dsn())
+		h.Send(query("BEGIN"), parse("", "SELECT 'a stranger''s'"), parse("s", "SELECT 'a stranger''s s'"), parse("t", "SELECT 'a stranger''s t'"), sync)
+		h.UntilReady(2)
+		holders[turn] = h
+	}
+	vacate := func() {
+		if h := holders[turn]; h != nil {
+			h.Query("COMMIT")
+			h.Send(terminate)
+			h.UntilClosed()
+		}
+	}
+	occupy()
+	return func(last []pgtest.Message) {
+		if len(last) == 0 || last[len(last)-1].Type != 'Z' || last[len(last)-1].Body[0] != 'I' {
+			return
+		}
+		if !soon(func() bool { return w.servers("idle") == 1 || w.servers("used") == 1 }) {
+			return // pinned
+		}
+		turn = 1 - turn
+		occupy()
+		turn = 1 - turn
+		vacate()
+		turn = 1 - turn
+	}
+}
+
+// soon waits a little for something that need not come.
+func soon(is func() bool) bool {
+	for deadline := time.Now().Add(30 * time.Millisecond); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
+}
+
+// compare runs each scenario straight and over each route.
+func compare(t *testing.T, scenarios map[string]scenario) {
+	t.Helper()
+	pg := pgtest.Shared(t)
+	setup := pgtest.Connect(t, pg.DSN())
+	ways := routes(t)
+	for name, s := range scenarios {
+		t.Run(name, func(t *testing.T) {
+			prepare := func() {
+				for _, sql := range s.setup {
+					if got := setup.Query(sql); strings.Contains(pgtest.Types(got), "E") {
+						t.Fatalf("%s: %v", sql, got)
+					}
+				}
+			}
+			prepare()
+			direct := pgtest.Connect(t, pg.DSN())
+			want := s.run(direct, func([]pgtest.Message) {})
+			direct.Close()
+			for _, way := range ways {
+				t.Run(way.name, func(t *testing.T) {
+					prepare()
+					c := way.connect(t)
+					got := s.run(c, way.between(t))
+					c.Close()
+					for i := range want {
+						pgtest.Compare(t, want[i], got[i])
+						if t.Failed() {
+							t.Fatalf("in exchange %d", i)
+						}
+					}
+				})
+			}
+		})
+	}
+}
+
+func repeat[T any](n int, list ...T) (all []T) {
+	for range n {
+		all = append(all, list...)
+	}
+	return all
+}
+
+// What a simple query is answered must not depend on who is between (traps 27, 28, 30, 34).
+func TestSimpleQueriesAreAnsweredAsByTheServer(t *testing.T) {
+	compare(t, map[string]scenario{
+		"a row":                   {script: queries("SELECT 1 AS one, 'two' AS two, NULL")},
+		"rows":                    {script: queries("SELECT i, repeat('x', i) FROM generate_series(1, 3000) i")},
+		"empty":                   {script: queries("", " ", ";", ";;", "\n")},                        // Trap 34
+		"only a comment":          {script: queries("/* nothing */", "-- nothing", "/* a */ ; -- b")}, // Trap 34
+		"several statements":      {script: queries("SELECT 1; SELECT 2;; SELECT 3")},                 // Trap 27
+		"an error in the middle":  {script: queries("SELECT 1; SELECT 1/0; SELECT 3", "SELECT 4")},    // Trap 27
+		"semicolons in literals":  {script: queries("SELECT ';' AS \";\" /* ; */; SELECT $$;$$")},     // Trap 27
+		"a transaction":           {script: queries("BEGIN", "SELECT 1", "SELECT 1/0", "SELECT 2", "ROLLBACK", "SELECT 3")},
+		"begin with more":         {script: queries("BEGIN; SELECT 1", "COMMIT; SELECT 2")},
+		"commit of nothing":       {script: queries("COMMIT", "ROLLBACK", "BEGIN", "BEGIN", "COMMIT")},
+		"implicit block and then": {script: queries("SELECT 1; BEGIN; SELECT 2", "COMMIT AND CHAIN", "ROLLBACK")},
+		"savepoints":              {script: queries("BEGIN", "SAVEPOINT a", "SELECT 1/0", "ROLLBACK TO a", "SELECT 1", "COMMIT")},
+		"a syntax error":          {script: queries("SELEC 1", "SELECT FROM WHERE")},
+		"an error with all fields": {
+			setup:  []string{"DROP TABLE IF EXISTS strict CASCADE", "CREATE TABLE strict (id int PRIMARY KEY, v text NOT NULL CHECK (v <> ''))"},
+			script: queries("INSERT INTO strict VALUES (1, '')", "INSERT INTO strict VALUES (1, NULL)", "INSERT INTO strict VALUES (1, 'a'), (1, 'b')"),
+		},
+		"an error raised with everything": {script: queries(`DO $$ BEGIN RAISE EXCEPTION 'message' USING DETAIL = 'detail', HINT = 'hint',
+			ERRCODE = 'WX001', COLUMN = 'c', CONSTRAINT = 'k', DATATYPE = 'd', TABLE = 't', SCHEMA = 's'; END $$`)},
+		"a very long error": {script: queries("DO $$ BEGIN RAISE EXCEPTION '%', repeat('long ', 20000); END $$", "SELECT 1")},
+		"notices": {script: queries( // Trap 30
+			"DO $$ BEGIN RAISE NOTICE 'one'; RAISE WARNING 'two %', repeat('x', 30000); END $$; SELECT 1",
+			"DROP TABLE IF EXISTS no_such_table")},
+		"reported parameters": {script: queries( // Trap 30
+			"BEGIN", "SET LOCAL application_name = 'local'; SET LOCAL DateStyle = 'German'; SELECT 1", "COMMIT",
+			"BEGIN; SET LOCAL TimeZone = 'Asia/Tokyo'; ROLLBACK; SELECT 2")},
+		"reported parameters of the session": {script: queries("SET application_name = 'mine'", "SELECT 1", "SHOW application_name",
+			"SET TimeZone = 'Asia/Tokyo'; SELECT 1", "SHOW TimeZone", "RESET TimeZone", "SHOW TimeZone", "RESET ALL", "SHOW application_name")},
+		"notifications":                  {script: queries("LISTEN here", "NOTIFY here, 'one'", "SELECT pg_notify('here', 'two')", "BEGIN", "NOTIFY here", "COMMIT", "UNLISTEN here")}, // Trap 30
+		"cursors":                        {script: queries("BEGIN", "DECLARE c CURSOR FOR SELECT generate_series(1, 10)", "FETCH 3 FROM c", "MOVE 2 FROM c", "FETCH ALL FROM c", "COMMIT", "FETCH 1 FROM c")},
+		"cursors beyond the transaction": {script: queries("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT generate_series(1, 5); COMMIT", "FETCH 2 FROM c", "FETCH 2 FROM c", "CLOSE c")},
+		"temporary tables":               {script: queries("CREATE TEMP TABLE mine (v int)", "INSERT INTO mine VALUES (1), (2)", "SELECT v + 1 FROM mine", "DROP TABLE mine")},
+		"prepared in SQL":                {script: queries("PREPARE s AS SELECT $1::int + 1", "EXECUTE s(1)", "DEALLOCATE s", "EXECUTE s(1)")},
+		"discarding all":                 {script: queries("SET application_name = 'mine'", "PREPARE s AS SELECT 1", "DISCARD ALL", "EXECUTE s", "SHOW application_name")}, // Trap 26
+		"a long row":                     {script: queries("SELECT repeat('x', 10 * 1024 * 1024), 1", "SELECT 2")},                                                         // Trap 34
+		"a long query": {script: queries("SELECT 1 /* "+strings.Repeat("long ", 40<<10)+" */",
+			"SELECT '"+strings.Repeat("x", 3<<20)+"'", "SELECT 2")},
+		"queries behind each other":  {script: []exchange{ready(4, query("SELECT 1"), query("SELECT 1/0"), query(""), query("SELECT 2"))}},
+		"a transaction in one write": {script: []exchange{ready(4, query("BEGIN"), query("SELECT 1"), query("COMMIT"), query("SELECT 2"))}},
+		"byte by byte":               {script: []exchange{dripping(ready(3, query("SELECT 'drip'"), query("SELECT 1/0"), query(""))), dripping(ready(1, query("SELECT 2")))}},
+		"function calls": {script: []exchange{ // Trap 28
+			ready(1, &pgproto3.FunctionCall{Function: 1598, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("x")}, ResultFormatCode: 0}),
+			ready(2, &pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}, ResultFormatCode: 0}, query("SELECT 1")),
+			ready(1, &pgproto3.FunctionCall{Function: 99999999}),
+			ready(1, query("BEGIN")),
+			ready(1, &pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}, ResultFormatCode: 0}),
+			ready(1, query("COMMIT")),
+		}},
+		"syncs without anything":          {script: []exchange{ready(1, sync), ready(3, sync, sync, sync), ready(2, query("SELECT 1"), sync)}},                                              // Trap 15
+		"messages of a COPY there is not": {script: []exchange{ready(1, data("x"), copyDone, copyFail, query("SELECT 1")), ready(2, query("BEGIN"), data("x"), copyDone, query("COMMIT"))}}, // Trap 29
+	})
+}
+
+// Trap 31, 34: what cannot be understood ends the session, and what came before is answered all the same.
+func TestSessionsEndAsWithTheServer(t *testing.T) {
+	odd := func(kind byte, length uint32) string {
+		return string(binary.BigEndian.AppendUint32([]byte{kind}, length))
+	}
+	compare(t, map[string]scenario{
+		"terminate at once":                   {script: []exchange{ended(terminate)}},
+		"terminate behind a query":            {script: []exchange{ended(query("SELECT 1"), terminate)}},
+		"terminate behind two":                {script: []exchange{ended(query("SELECT 1/0"), query("SELECT repeat('x', 1000000)"), terminate)}},
+		"terminate in a transaction":          {script: []exchange{ready(1, query("BEGIN")), ended(terminate)}},
+		"terminate behind a batch":            {script: []exchange{ended(parse("", "SELECT 1"), bind("", ""), execute("", 0), sync, terminate)}},
+		"terminate within a batch":            {script: []exchange{ended(parse("", "SELECT 1"), bind("", ""), terminate)}},
+		"an unknown message":                  {script: []exchange{sentBytes(odd('!', 4))}, loose: true},
+		"an unknown message of the server's":  {script: []exchange{sentBytes(odd('T', 4))}, loose: true},
+		"an unknown message behind a query":   {script: []exchange{sentBytes(odd('y', 20)+"sixteen bytes...", query("SELECT repeat('x', 200000)"))}, loose: true},
+		"an unknown message in a transaction": {script: []exchange{ready(1, query("BEGIN")), sentBytes(odd(0, 4))}, loose: true},
+		"a query in COPY":                     {script: append(queries("BEGIN; CREATE TABLE never (v text)"), flushed(1, 'G', query("COPY never FROM STDIN")), ended(query("SELECT 1"))), loose: true},
+		"killed by itself":                    {script: []exchange{ended(query("SELECT pg_terminate_backend(pg_backend_pid())"))}}, // Trap 31
+		"killed in a transaction":             {script: []exchange{ready(1, query("BEGIN")), ended(query("SELECT pg_terminate_backend(pg_backend_pid())"))}},
+		"killed with more behind it":          {script: []exchange{ended(query("SELECT 1; SELECT pg_terminate_backend(pg_backend_pid())"), query("SELECT 2"))}},
+	})
+}
+
+// The extended protocol, whichever server connection comes next (traps 15 to 24, 26, 28).
+func TestExtendedQueriesAreAnsweredAsByTheServer(t *testing.T) {
+	one := []frontend{parse("", "SELECT 1"), bind("", ""), describe('P', ""), execute("", 0)}
+	series := parse("s", "SELECT generate_series(1, 10)")
+	bad := []byte{'P', 0, 0, 0, 8, 'n', 'o', ' ', 'x'}
+	compare(t, map[string]scenario{
+		"the usual batch":         {script: repeat(3, ready(1, append(one, sync)...))},
+		"parameters":              {script: []exchange{ready(1, parse("", "SELECT $1::int + $2::int, $3::text"), bindTo("", "1", "2", "x"), describe('P', ""), execute("", 0), sync)}},
+		"declared types":          {script: []exchange{ready(1, &pgproto3.Parse{Name: "s", Query: "SELECT $1", ParameterOIDs: []uint32{23}}, describe('S', "s"), sync), ready(1, bindTo("s", "7"), execute("", 0), sync)}},
+		"no rows, no data":        {script: []exchange{ready(1, parse("", ""), bind("", ""), describe('P', ""), execute("", 0), sync), ready(1, parse("", "DO $$ BEGIN END $$"), bind("", ""), describe('P', ""), execute("", 0), sync)}},
+		"named over transactions": {script: append([]exchange{ready(1, parse("s", "SELECT $1::text"), describe('S', "s"), sync)}, repeat(5, ready(1, bindTo("s", "x"), describe('P', ""), execute("", 0), sync))...)},
+		"described again":         {script: append([]exchange{ready(1, parse("s", "SELECT $1::text, $2::int"), sync)}, repeat(3, ready(1, describe('S', "s"), sync))...)},
+		"described first, bound later": {script: append(repeat(3, // as lib/pq does
+			ready(1, parse("", "SELECT $1::text"), describe('S', ""), sync),
+			ready(1, bindTo("", "x"), execute("", 0), sync)),
+			ready(1, bindTo("", "again"), execute("", 0), sync))},
+		"the unnamed one is replaced": {script: []exchange{ // Trap 22
+			ready(1, parse("", "SELECT 1"), sync), ready(1, bind("", ""), execute("", 0), sync),
+			ready(1, parse("", "SELECT 2"), sync), ready(1, bind("", ""), execute("", 0), sync)}},
+		"the unnamed one ends with a simple query": {script: []exchange{ // Trap 22
+			ready(1, parse("", "SELECT 1"), sync), ready(1, query("SELECT 2")), ready(1, bind("", ""), execute("", 0), sync)}},
+		"the unnamed one ends with a simple query, even a bad one": {script: []exchange{
+			ready(1, parse("", "SELECT 1"), sync), ready(1, query("SELEC 2")), ready(1, bind("", ""), execute("", 0), sync)}},
+		"the unnamed one ends with a bad one": {script: []exchange{
+			ready(1, parse("", "SELECT 1"), sync), ready(1, parse("", "SELEC 2"), sync), ready(1, bind("", ""), execute("", 0), sync)}},
+		"the unnamed one is closed": {script: []exchange{
+			ready(1, parse("", "SELECT 1"), sync), ready(1, closing('S', ""), sync), ready(1, bind("", ""), execute("", 0), sync)}},
+		"the unnamed one of nobody":  {script: []exchange{ready(1, bind("", ""), execute("", 0), sync), ready(1, describe('S', ""), sync)}},
+		"several unnamed in a batch": {script: []exchange{ready(1, parse("", "SELECT 1"), bind("", ""), execute("", 0), parse("", "SELECT 2"), bind("", ""), execute("", 0), sync)}},
+		"several named in a batch": {script: []exchange{
+			ready(1, parse("s", "SELECT 's'"), parse("t", "SELECT 't'"), bind("", "s"), execute("", 0), bind("", "t"), execute("", 0), bind("", "s"), execute("", 0), sync),
+			ready(1, bind("", "t"), execute("", 0), bind("", "s"), execute("", 0), sync)}},
+		"a hundred batches in one write": {script: []exchange{ready(100, repeat(100, append(one, sync)...)...)}}, // Trap 16
+		"a hundred batches of named in one write": {script: []exchange{ready(101, append([]frontend{parse("s", "SELECT $1::text"), sync},
+			repeat(100, frontend(bindTo("s", "x")), execute("", 0), sync)...)...)}},
+		"several syncs at once":         {script: []exchange{ready(4, append(one, sync, sync, sync, sync)...), ready(1, query("SELECT 1"))}}, // Trap 15
+		"a sync ahead of the batch":     {script: []exchange{ready(3, append([]frontend{sync}, append(one, sync, sync)...)...)}},
+		"flush without sync":            {script: []exchange{flushed(1, 'C', append(one, flush)...), flushed(1, 'C', append(one, flush)...), ready(1, sync)}}, // Trap 19
+		"flush behind sync":             {script: repeat(2, ready(1, append(one, sync, flush)...))},
+		"flush after each message":      {script: []exchange{flushed(1, '1', parse("s", "SELECT 1"), flush), flushed(1, 'T', describe('S', "s"), flush), flushed(1, '2', bind("", "s"), flush), flushed(1, 'C', execute("", 0), flush), ready(1, sync)}}, // Trap 19
+		"an error until sync":           {script: []exchange{ready(1, append([]frontend{parse("", "SELEC")}, append(one, sync)...)...), ready(1, append(one, sync)...)}},                                                                                 // Trap 17
+		"an error, flushed, until sync": {script: []exchange{flushed(1, 'E', parse("", "SELEC"), flush), sent(one...), sent(one...), ready(1, sync), ready(1, append(one, sync)...)}},                                                                    // Trap 17
+		"an error while executing":      {script: []exchange{ready(1, append(append(one, parse("d", "SELECT 1/0"), bind("", "d"), execute("", 0)), append(one, sync)...)...), ready(1, bind("", "d"), execute("", 0), sync)}},
+		"an error in the first of many": {script: []exchange{ready(3, parse("s", "SELEC"), bind("", "s"), sync, parse("s", "SELECT 1"), bind("", "s"), execute("", 0), sync, bind("", "s"), execute("", 0), sync)}},
+		"statements parsed behind an error do not exist": {script: []exchange{ // Trap 21
+			ready(1, parse("", "SELEC"), parse("s", "SELECT 1"), sync), ready(1, bind("", "s"), execute("", 0), sync), ready(1, parse("s", "SELECT 2"), bind("", "s"), execute("", 0), sync)}},
+		"a failed parse":                  {script: []exchange{ready(1, parse("s", "SELEC"), sync), ready(1, bind("", "s"), execute("", 0), sync), ready(1, parse("s", "SELECT 1"), sync), ready(1, bind("", "s"), execute("", 0), sync)}}, // Trap 21
+		"a name that is taken":            {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(1, parse("s", "SELECT 2"), sync), ready(1, bind("", "s"), execute("", 0), sync)}},                                             // Trap 22
+		"a name that is taken in a batch": {script: []exchange{ready(1, parse("s", "SELECT 1"), parse("s", "SELECT 2"), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
+		"an unknown statement":            {script: []exchange{ready(1, bind("", "unknown"), execute("", 0), sync), ready(1, describe('S', "unknown"), sync)}},
+		"an unknown portal":               {script: []exchange{ready(1, execute("unknown", 0), sync), ready(1, describe('P', "unknown"), sync)}},
+		"closing":                         {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(1, closing('S', "s"), sync), ready(1, bind("", "s"), sync), ready(1, parse("s", "SELECT 2"), bind("", "s"), execute("", 0), sync)}}, // Trap 24
+		"closing what there is not":       {script: []exchange{ready(1, closing('S', "unknown"), closing('P', "unknown"), closing('S', ""), closing('P', ""), sync)}},                                                                            // Trap 24
+		"closing and parsing again":       {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(1, closing('S', "s"), parse("s", "SELECT 2"), bind("", "s"), execute("", 0), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
+		"closing and parsing again behind an error": {script: []exchange{ready(1, parse("s", "SELECT 1"), sync),
+			ready(1, parse("", "SELEC"), closing('S', "s"), parse("s", "SELECT 2"), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
+		"closing, parsing and failing": {script: []exchange{ready(1, parse("s", "SELECT 1"), sync),
+			ready(1, closing('S', "s"), parse("s", "SELEC"), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
+		"rows in portions": {script: []exchange{ // Trap 24
+			ready(1, query("BEGIN")), ready(1, series, bind("p", "s"), execute("p", 3), sync), ready(1, execute("p", 3), sync),
+			ready(1, execute("p", 0), sync), ready(1, execute("p", 1), sync), ready(1, closing('P', "p"), sync), ready(1, query("COMMIT"))}},
+		"rows in portions by flush":        {script: []exchange{flushed(1, 's', series, bind("", "s"), execute("", 3), flush), flushed(1, 's', execute("", 3), flush), flushed(1, 'C', execute("", 0), flush), ready(1, sync)}},
+		"portals end with the transaction": {script: []exchange{ready(1, query("BEGIN")), ready(1, series, bind("p", "s"), execute("p", 1), sync), ready(1, query("COMMIT")), ready(1, execute("p", 1), sync)}},
+		"portals end with the batch":       {script: []exchange{ready(1, series, bind("p", "s"), execute("p", 1), sync), ready(1, execute("p", 1), sync)}},
+		"a transaction in batches": {script: []exchange{
+			ready(1, parse("", "BEGIN"), bind("", ""), execute("", 0), sync), ready(1, append(one, sync)...),
+			ready(1, parse("s", "SELECT 1/0"), bind("", "s"), execute("", 0), sync), ready(1, append(one, sync)...),
+			ready(1, parse("", "ROLLBACK"), bind("", ""), execute("", 0), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
+		"a statement parsed in a transaction that is rolled back": {script: []exchange{
+			ready(1, query("BEGIN")), ready(1, parse("s", "SELECT 1"), sync), ready(1, query("ROLLBACK")), ready(1, bind("", "s"), execute("", 0), sync)}},
+		"committing by a statement parsed before": {script: []exchange{
+			ready(1, parse("s", "ROLLBACK"), sync), ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")), ready(1, bind("", "s"), execute("", 0), sync)}},
+		"deallocating all":                                   {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(1, query("DEALLOCATE ALL")), ready(1, bind("", "s"), sync), ready(1, parse("s", "SELECT 2"), sync), ready(1, bind("", "s"), execute("", 0), sync)}}, // Trap 26
+		"discarding all":                                     {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(1, query("DISCARD ALL")), ready(1, bind("", "s"), sync), ready(1, parse("s", "SELECT 2"), sync), ready(1, bind("", "s"), execute("", 0), sync)}},    // Trap 26
+		"discarding all, extended":                           {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(1, parse("", "DISCARD ALL"), bind("", ""), execute("", 0), sync), ready(1, bind("", "s"), sync), ready(1, bind("", ""), sync)}},
+		"discarding all, then a batch":                       {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(2, query("DISCARD ALL"), parse("s", "SELECT 2"), bind("", "s"), execute("", 0), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
+		"parsing behind deallocate all":                      {script: []exchange{ready(2, query("DEALLOCATE ALL"), parse("", "SELECT 2"), sync), ready(1, bind("", ""), execute("", 0), sync)}},
+		"a simple query in between":                          {script: []exchange{ready(3, append(append(one, sync, query("SELECT 2")), append(one, sync)...)...)}},
+		"a simple query without a sync":                      {script: []exchange{ready(1, append(one, query("SELECT 2"))...), ready(1, sync), ready(1, append(one, sync)...), ready(1, query("SELECT 3"))}},
+		"a simple query behind an error without a sync":      {script: []exchange{ready(1, parse("", "SELEC"), query("SELECT 2"), sync), ready(1, append(one, sync)...), ready(1, query("SELECT 3"))}},
+		"a simple query behind a failed bind without a sync": {script: []exchange{ready(1, bind("", "unknown"), query("SELECT 2"), sync), ready(1, append(one, sync)...), ready(1, parse("", "SELEC"), sync), ready(1, query("SELECT 3"))}},
+		"byte by byte":                                       {script: []exchange{dripping(ready(2, parse("s", "SELECT $1::text"), describe('S', "s"), bindTo("s", "drip"), describe('P', ""), execute("", 0), sync, closing('S', "s"), sync))}},
+		"a long statement":                                   {script: []exchange{ready(1, parse("s", "SELECT 1 /* "+strings.Repeat("long ", 40<<10)+"*/"), sync), ready(1, bind("", "s"), execute("", 0), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
+		"a very long statement":                              {script: []exchange{ready(1, parse("s", "SELECT 1 /* "+strings.Repeat("long ", 300<<10)+"*/"), sync), ready(1, bind("", "s"), execute("", 0), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
+		"a long parameter":                                   {script: []exchange{ready(1, parse("s", "SELECT length($1)"), sync), ready(1, bindTo("s", strings.Repeat("x", 5<<20)), execute("", 0), sync), ready(1, append(one, sync)...)}},
+		"a malformed parse":                                  {script: []exchange{{wire: append(bytes.Clone(bad), pgtest.Encode(sync)...), until: ready(1).until}, ready(1, append(one, sync)...)}},
+		"parameters that do not fit":                         {script: []exchange{ready(1, parse("s", "SELECT $1::int"), sync), ready(1, bindTo("s"), sync), ready(1, bindTo("s", "x"), sync), ready(1, bindTo("s", "1"), execute("", 0), sync)}},
+		"a result type that changed": { // Trap 25
+			setup:  []string{"DROP TABLE IF EXISTS altered", "CREATE TABLE altered (a int)"},
+			script: []exchange{ready(1, parse("s", "SELECT * FROM altered"), sync), ready(1, bind("", "s"), execute("", 0), sync), ready(1, query("SELECT 1"))},
+		},
+		"settings by statement":      {script: []exchange{ready(1, parse("s", "SET application_name = 'extended'"), sync), ready(1, bind("", "s"), execute("", 0), sync), ready(1, query("SHOW application_name"))}},
+		"a function call in between": {script: []exchange{ready(2, append(one, sync, &pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}})...)}},
+	})
+}
