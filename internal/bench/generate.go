@@ -55,7 +55,7 @@ func clientMain(args []string) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
-		io.Copy(io.Discard, os.Stdin) // closed: finish
+		_, _ = io.Copy(io.Discard, os.Stdin) // at its end: finish
 		if j.Time == 0 {
 			cancel()
 		}
@@ -116,7 +116,7 @@ func hold(ctx context.Context, j job) error {
 	}
 	<-ctx.Done()
 	for _, c := range conns {
-		c.Conn.Close()
+		c.Close()
 	}
 	return nil
 }

@@ -40,13 +40,17 @@ func (b *bench) idleVariant(ctx context.Context, v variant) error {
 		}
 	}
 
-	table := section{title: "Idle clients, " + v.String(),
+	table := section{
+		title:  "Idle clients, " + v.String(),
 		note:   fmt.Sprintf("%d clients, each with one query behind it; growth of the resident memory, then processor time over %v.", clients, watched),
-		header: []string{"side", "memory per client", "to PgBouncer", "share of a core", "opened per second"}}
+		header: []string{"side", "memory per client", "to PgBouncer", "share of a core", "opened per second"},
+	}
 	for _, name := range names {
 		if len(memory[name]) > 0 {
-			table.rows = append(table.rows, []string{name, number("%.0f bytes", memory.median(name)), ratioText(memory.ratio(name, pgbouncer)),
-				number("%.3f %%", busy.median(name)), number("%.0f", opening.median(name))})
+			table.rows = append(table.rows, []string{
+				name, number("%.0f bytes", memory.median(name)), ratioText(memory.ratio(name, pgbouncer)),
+				number("%.3f %%", busy.median(name)), number("%.0f", opening.median(name)),
+			})
 		}
 	}
 	b.results.section(table)

@@ -50,16 +50,20 @@ func (b *bench) storm(ctx context.Context) error {
 		}
 	}
 
-	table := section{title: "Queries during a storm of logins, " + v.String(),
+	table := section{
+		title: "Queries during a storm of logins, " + v.String(),
 		note: fmt.Sprintf("%d clients with %d queries/s between them; the storm comes from a process of lower priority, for it stands for other machines. Medians of %d rounds.",
 			queryClients, queryRate, b.rounds(5)),
-		header: []string{"side", "storm", "logins/s", "p99", "to quiet"}}
+		header: []string{"side", "storm", "logins/s", "p99", "to quiet"},
+	}
 	for _, s := range sides {
 		table.rows = append(table.rows, []string{s.name, "none", "0", number("%.2f ms", quiet.median(s.name)), ""})
 		for i, storm := range storms {
 			toQuiet := series{s.name: during[i][s.name], "quiet": quiet[s.name]}.ratio(s.name, "quiet")
-			table.rows = append(table.rows, []string{s.name, storm.title, number("%.0f", through[i].median(s.name)),
-				number("%.2f ms", during[i].median(s.name)), ratioText(toQuiet)})
+			table.rows = append(table.rows, []string{
+				s.name, storm.title, number("%.0f", through[i].median(s.name)),
+				number("%.2f ms", during[i].median(s.name)), ratioText(toQuiet),
+			})
 			if s.name == weir {
 				b.results.atMost("p99 of queries during a storm of logins ("+storm.title+"), to quiet", 2, toQuiet, "%.2f×",
 					"PgBouncer "+ratioText(series{pgbouncer: during[i][pgbouncer], "quiet": quiet[pgbouncer]}.ratio(pgbouncer, "quiet")))
@@ -101,10 +105,10 @@ func (b *bench) mixed(ctx context.Context) error {
 	}
 	defer stop()
 	alone, among, opening := series{}, series{}, series{}
-	for round := range b.rounds(3) {
+	for round := range b.rounds(4) {
 		for _, s := range turns(sides, round) {
 			b.progress("mixed, round %d: %s", round+1, s.name)
-			probe := job{Do: "query", Target: s.target(), Clients: busyClients, Rate: rate, Time: time.Duration(b.length(8)) * time.Second}
+			probe := job{Do: "query", Target: s.target(), Clients: busyClients, Rate: rate, Time: time.Duration(b.length(6)) * time.Second}
 			o, err := b.lab.generateFor(ctx, "query", probe)
 			if err != nil {
 				return err
@@ -117,14 +121,18 @@ func (b *bench) mixed(ctx context.Context) error {
 		}
 	}
 
-	table := section{title: fmt.Sprintf("%d busy clients among %d connected", busyClients, connected),
+	table := section{
+		title: fmt.Sprintf("%d busy clients among %d connected", busyClients, connected),
 		note: fmt.Sprintf("trust, no TLS; %d queries/s between the busy ones, %d server connections. Medians of %d rounds.",
-			rate, serverConnections, b.rounds(3)),
-		header: []string{"side", "p99 with no idle clients", "p99 with them", "ratio", "opened per second"}}
+			rate, serverConnections, b.rounds(4)),
+		header: []string{"side", "p99 with no idle clients", "p99 with them", "ratio", "opened per second"},
+	}
 	for _, s := range sides {
 		ratio := series{s.name: among[s.name], "alone": alone[s.name]}.ratio(s.name, "alone")
-		table.rows = append(table.rows, []string{s.name, number("%.2f ms", alone.median(s.name)), number("%.2f ms", among.median(s.name)),
-			ratioText(ratio), number("%.0f", opening.median(s.name))})
+		table.rows = append(table.rows, []string{
+			s.name, number("%.2f ms", alone.median(s.name)), number("%.2f ms", among.median(s.name)),
+			ratioText(ratio), number("%.0f", opening.median(s.name)),
+		})
 		if s.name == weir {
 			b.results.atMost(fmt.Sprintf("p99 of %d busy clients among %d, to the same with no idle ones", busyClients, connected), 1.2, ratio, "%.2f×",
 				"PgBouncer "+ratioText(series{pgbouncer: among[pgbouncer], "alone": alone[pgbouncer]}.ratio(pgbouncer, "alone")))

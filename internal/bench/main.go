@@ -92,7 +92,7 @@ func run() (err error) {
 	if err := b.prepare(ctx); err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.lab.dir)
+	defer b.lab.remove()
 	defer b.lab.children.stopAll()
 	if err := b.lab.setUp(ctx); err != nil {
 		return err
@@ -144,7 +144,7 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 	l.children = newChildren(l.dir)
 	defer func() {
 		if err != nil {
-			os.RemoveAll(l.dir)
+			l.remove()
 		}
 	}()
 	if err := os.Chmod(l.dir, 0o755); err != nil { // PostgreSQL's user must be able to pass through
@@ -185,7 +185,7 @@ func (b *bench) mostClients() int { return int(min(b.files, maxClients)) - 300 }
 // rounds and length scale a full run's figures down to a quick one's.
 func (b *bench) rounds(full int) int {
 	if b.quick {
-		return max(1, (full+1)/2)
+		return max(1, full/2)
 	}
 	return full
 }

@@ -70,8 +70,10 @@ func (l *lab) pgbenchRun(ctx context.Context, s *side, w load) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	argv := []string{l.pgbench, "-h", host, "-p", port, "-U", benchUser, "-n", "-S", "-M", w.mode,
-		"-c", strconv.Itoa(w.clients), "-j", "1", "-T", strconv.Itoa(w.seconds)}
+	argv := []string{
+		l.pgbench, "-h", host, "-p", port, "-U", benchUser, "-n", "-S", "-M", w.mode,
+		"-c", strconv.Itoa(w.clients), "-j", "1", "-T", strconv.Itoa(w.seconds),
+	}
 	if w.rate > 0 {
 		argv = append(argv, "-R", strconv.FormatFloat(w.rate, 'f', 0, 64))
 	}

@@ -138,7 +138,7 @@ func (cs *children) stop(p *child, sig syscall.Signal, grace time.Duration) {
 	if !p.alive() {
 		return
 	}
-	syscall.Kill(p.pid, sig)
+	_ = syscall.Kill(p.pid, sig) // it may have gone by itself
 	select {
 	case <-p.done:
 	case <-time.After(grace):
@@ -174,14 +174,17 @@ func (p *child) alive() bool {
 
 func (p *child) kill() {
 	if p.alive() {
-		syscall.Kill(p.pid, syscall.SIGKILL)
+		_ = syscall.Kill(p.pid, syscall.SIGKILL)
 		<-p.done
 	}
 }
 
 // failure says how a process ended that should be running.
 func (p *child) failure() error {
-	return fmt.Errorf("%s: %w: %v: %s", p.name, errExited, p.err, tail(p.log, ""))
+	if p.err == nil {
+		return fmt.Errorf("%s: %w: %s", p.name, errExited, tail(p.log, ""))
+	}
+	return fmt.Errorf("%s: %w (%w): %s", p.name, errExited, p.err, tail(p.log, ""))
 }
 
 // tail is the end of a log and of what else was printed, on one line, for error messages.

@@ -85,14 +85,18 @@ func (b *bench) relayMode(ctx context.Context, sides []*side, mode, title string
 		}
 	}
 
-	table := section{title: "Relay, " + title,
+	table := section{
+		title: "Relay, " + title,
 		note: fmt.Sprintf("`pgbench -S -M %s -c %d -j 1` on %d server connections. CPU and latency at %.0f transactions/s, throughput without a rate. Medians of %d rounds.",
 			mode, relayClients, serverConnections, rate, b.rounds(7)),
-		header: []string{"side", "CPU per transaction", "to PgBouncer", "latency", "transactions/s", "to PgBouncer", "to direct"}}
+		header: []string{"side", "CPU per transaction", "to PgBouncer", "latency", "transactions/s", "to PgBouncer", "to direct"},
+	}
 	for _, s := range sides {
-		table.rows = append(table.rows, []string{s.name, number("%.1f µs", cpu.median(s.name)), ratioText(cpu.ratio(s.name, pgbouncer)),
+		table.rows = append(table.rows, []string{
+			s.name, number("%.1f µs", cpu.median(s.name)), ratioText(cpu.ratio(s.name, pgbouncer)),
 			number("%.2f ms", latency.median(s.name)), number("%.0f", tps.median(s.name)), ratioText(tps.ratio(s.name, pgbouncer)),
-			ratioText(tps.ratio(s.name, direct))})
+			ratioText(tps.ratio(s.name, direct)),
+		})
 	}
 	b.results.section(table)
 	if mode == title { // over TLS there is no target

@@ -47,8 +47,10 @@ func (r *results) judge(what, relation string, limit, got float64, format, noise
 	if math.IsNaN(got) {
 		return
 	}
-	r.targets = append(r.targets, verdict{what: what, want: relation + fmt.Sprintf(format, limit),
-		got: fmt.Sprintf(format, got), noise: noise, met: met})
+	r.targets = append(r.targets, verdict{
+		what: what, want: relation + fmt.Sprintf(format, limit),
+		got: fmt.Sprintf(format, got), noise: noise, met: met,
+	})
 }
 
 func (v verdict) word() string {
@@ -99,7 +101,7 @@ func (r *results) text(w io.Writer) {
 		for _, row := range s.rows {
 			fmt.Fprintln(tw, "  "+strings.ReplaceAll(strings.Join(row, "\t"), "**", ""))
 		}
-		tw.Flush()
+		_ = tw.Flush()
 	}
 	for _, f := range r.failures {
 		fmt.Fprintf(w, "\nFAILED %s\n", f)

@@ -88,6 +88,9 @@ func (l *lab) owner() int {
 	return int(l.cred.Uid)
 }
 
+// remove deletes what the run has written.
+func (l *lab) remove() { _ = os.RemoveAll(l.dir) }
+
 // setUp finds the programs, makes the keys, and starts PostgreSQL with pgbench's tables in it.
 func (l *lab) setUp(ctx context.Context) (err error) {
 	if l.pgbin, err = postgresBin(); err != nil {
@@ -151,8 +154,10 @@ func (l *lab) startPostgres(ctx context.Context) error {
 	if err := os.Chown(data, l.owner(), -1); err != nil {
 		return err
 	}
-	initdb := command{name: "initdb", cred: l.cred, argv: []string{filepath.Join(l.pgbin, "initdb"), "-D", data,
-		"-U", benchUser, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"}}
+	initdb := command{name: "initdb", cred: l.cred, argv: []string{
+		filepath.Join(l.pgbin, "initdb"), "-D", data,
+		"-U", benchUser, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync",
+	}}
 	if _, err := l.children.output(ctx, initdb); err != nil {
 		return err
 	}
@@ -161,8 +166,10 @@ func (l *lab) startPostgres(ctx context.Context) error {
 		return err
 	}
 	argv := []string{filepath.Join(l.pgbin, "postgres"), "-D", data, "-p", port, "-k", "", "-h", "127.0.0.1"}
-	for _, setting := range []string{"max_connections=200", "shared_buffers=256MB", "fsync=off", "autovacuum=off",
-		"max_wal_size=2GB", "jit=off", "log_checkpoints=off"} {
+	for _, setting := range []string{
+		"max_connections=200", "shared_buffers=256MB", "fsync=off", "autovacuum=off",
+		"max_wal_size=2GB", "jit=off", "log_checkpoints=off",
+	} {
 		argv = append(argv, "-c", setting)
 	}
 	p, err := l.children.start(command{name: "postgres", argv: argv, cred: l.cred, death: syscall.SIGQUIT}, nil)
@@ -183,8 +190,10 @@ func (l *lab) startPostgres(ctx context.Context) error {
 	if err := c.query(message('Q', []byte("create database "+benchDatabase+"\x00"))); err != nil {
 		return err
 	}
-	fill := command{name: "pgbench-init", argv: []string{l.pgbench, "-i", "-q", "-s", fmt.Sprint(benchScale),
-		"-h", "127.0.0.1", "-p", port, "-U", benchUser, benchDatabase}, env: pgEnv(false)}
+	fill := command{name: "pgbench-init", argv: []string{
+		l.pgbench, "-i", "-q", "-s", fmt.Sprint(benchScale),
+		"-h", "127.0.0.1", "-p", port, "-U", benchUser, benchDatabase,
+	}, env: pgEnv(false)}
 	_, err = l.children.output(ctx, fill)
 	return err
 }

@@ -49,14 +49,15 @@ func dial(ctx context.Context, t target) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	nc.SetDeadline(time.Now().Add(patience))
+	if err := nc.SetDeadline(time.Now().Add(patience)); err != nil {
+		return nil, err
+	}
 	c, err := login(nc, t)
 	if err != nil {
 		nc.Close()
 		return nil, err
 	}
-	c.SetDeadline(time.Time{})
-	return c, nil
+	return c, c.SetDeadline(time.Time{})
 }
 
 func login(nc net.Conn, t target) (*conn, error) {
@@ -195,7 +196,9 @@ func (c *conn) fill(b []byte) error {
 
 // query sends a simple query and waits until the server is ready again.
 func (c *conn) query(q []byte) error {
-	c.SetDeadline(time.Now().Add(patience))
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
 	if _, err := c.Write(q); err != nil {
 		return err
 	}
