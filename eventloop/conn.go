@@ -58,7 +58,7 @@ func nextGeneration() uint32 {
 func (c *Conn) Attach(l *Loop, fd int, secure *Secure, h Handler) error {
 	c.fd, c.handler, c.secure = int32(fd), h, secure
 	c.generation.Store(nextGeneration())
-	c.readable, c.hangup = true, false        // whether something came before we watched is found by reading
+	c.readable, c.hangup = true, false // whether something came before we watched is found by reading
 	if secure != nil {
 		secure.conn = c
 	}
