@@ -49,25 +49,39 @@ const defaultPriority = "normal"
 
 // metrics is all that weir exports about itself. docs/reference/metrics.md is made of it.
 var metrics = []metric{
-	{"weir_clients", "Connected clients by state: login, idle, waiting, active.", gauge, []string{"state"},
+	{
+		"weir_clients", "Connected clients by state: login, idle, waiting, active.", gauge,
+		[]string{"state"},
 		func(s snapshot, out series) {
 			out.counts(s.Clients, "login", "idle", "waiting", "active")
-		}},
-	{"weir_server_connections", "Server connections this weir holds by state: idle, used, dialing, closing.", gauge, []string{"resource", "state"},
+		},
+	},
+	{
+		"weir_server_connections", "Server connections this weir holds by state: idle, used, dialing, closing.", gauge,
+		[]string{"resource", "state"},
 		perResource(func(r proxy.ResourceStats, out series) {
 			out.counts(r.Servers, "idle", "used", "dialing", "closing")
-		})},
-	{"weir_budget", "Server connections the resource may have.", gauge, []string{"resource"},
+		}),
+	},
+	{
+		"weir_budget", "Server connections the resource may have.", gauge,
+		[]string{"resource"},
 		perResource(func(r proxy.ResourceStats, out series) {
 			out.number(float64(r.Budget))
-		})},
-	{"weir_admitted_total", "Transactions admitted to the resource.", counter, []string{"resource", "caller", "priority"},
+		}),
+	},
+	{
+		"weir_admitted_total", "Transactions admitted to the resource.", counter,
+		[]string{"resource", "caller", "priority"},
 		perResource(func(r proxy.ResourceStats, out series) {
 			for caller, n := range r.Admitted {
 				out.number(float64(n), caller, defaultPriority)
 			}
-		})},
-	{"weir_refused_total", "Transactions and connections refused, by reason; mode shadow counts what was let pass. The resource is empty for connections refused before they named one.", counter, []string{"resource", "caller", "reason", "mode"},
+		}),
+	},
+	{
+		"weir_refused_total", "Transactions and connections refused, by reason; mode shadow counts what was let pass. The resource is empty for connections refused before they named one.", counter,
+		[]string{"resource", "caller", "reason", "mode"},
 		func(s snapshot, out series) {
 			for reason, n := range s.Refused {
 				out.number(float64(n), "", "", reason, "enforce")
@@ -77,69 +91,111 @@ var metrics = []metric{
 					out.number(float64(refused.Count), r.Name, refused.Caller, refused.Reason, refused.Mode)
 				}
 			}
-		}},
-	{"weir_queue_length", "Clients waiting for a server connection.", gauge, []string{"resource", "priority"},
+		},
+	},
+	{
+		"weir_queue_length", "Clients waiting for a server connection.", gauge,
+		[]string{"resource", "priority"},
 		perResource(func(r proxy.ResourceStats, out series) {
 			out.number(float64(r.Waiting), defaultPriority)
-		})},
-	{"weir_queue_wait_seconds", "How long transactions waited for a server connection.", histogram, []string{"resource"},
+		}),
+	},
+	{
+		"weir_queue_wait_seconds", "How long transactions waited for a server connection.", histogram,
+		[]string{"resource"},
 		perResource(func(r proxy.ResourceStats, out series) {
 			out.histogram(r.QueueWait)
-		})},
-	{"weir_transaction_seconds", "How long transactions held their server connection.", histogram, []string{"resource"},
+		}),
+	},
+	{
+		"weir_transaction_seconds", "How long transactions held their server connection.", histogram,
+		[]string{"resource"},
 		perResource(func(r proxy.ResourceStats, out series) {
 			out.histogram(r.Transaction)
-		})},
-	{"weir_query_errors_total", "Errors the server answered with, by SQLSTATE class (its first two characters).", counter, []string{"resource", "class"},
+		}),
+	},
+	{
+		"weir_query_errors_total", "Errors the server answered with, by SQLSTATE class (its first two characters).", counter,
+		[]string{"resource", "class"},
 		perResource(func(r proxy.ResourceStats, out series) {
 			out.counts(r.QueryErrors)
-		})},
-	{"weir_breaker_state", "The circuit breaker: 0 closed, 1 half-open, 2 open.", gauge, []string{"resource"},
+		}),
+	},
+	{
+		"weir_breaker_state", "The circuit breaker: 0 closed, 1 half-open, 2 open.", gauge,
+		[]string{"resource"},
 		perResource(func(r proxy.ResourceStats, out series) {
 			out.number(float64(r.Breaker.State))
-		})},
-	{"weir_breaker_transitions_total", "Times the circuit breaker entered a state.", counter, []string{"resource", "to"},
+		}),
+	},
+	{
+		"weir_breaker_transitions_total", "Times the circuit breaker entered a state.", counter,
+		[]string{"resource", "to"},
 		perResource(func(r proxy.ResourceStats, out series) {
 			out.counts(r.Breaker.Transitions, "closed", "half-open", "open")
-		})},
-	{"weir_pinned_sessions", "Sessions that keep their server connection between transactions, by reason.", gauge, []string{"resource", "reason"},
+		}),
+	},
+	{
+		"weir_pinned_sessions", "Sessions that keep their server connection between transactions, by reason.", gauge,
+		[]string{"resource", "reason"},
 		perResource(func(r proxy.ResourceStats, out series) {
 			out.counts(r.Pinned)
-		})},
-	{"weir_rate_tokens_leased_total", "Rate tokens this weir leased from the fleet's bucket.", counter, []string{"resource"},
+		}),
+	},
+	{
+		"weir_rate_tokens_leased_total", "Rate tokens this weir leased from the fleet's bucket.", counter,
+		[]string{"resource"},
 		func(s snapshot, out series) {
 			out.counts(s.fleet.TokensLeased)
-		}},
-	{"weir_fleet_members", "Weirs of this fleet that were seen lately, this one included.", gauge, nil,
+		},
+	},
+	{
+		"weir_fleet_members", "Weirs of this fleet that were seen lately, this one included.", gauge, nil,
 		func(s snapshot, out series) {
 			out.number(float64(s.fleet.Members))
-		}},
-	{"weir_fleet_up", "1 while the fleet's shared store answers, or when this weir is the whole fleet.", gauge, nil,
+		},
+	},
+	{
+		"weir_fleet_up", "1 while the fleet's shared store answers, or when this weir is the whole fleet.", gauge, nil,
 		func(s snapshot, out series) {
 			out.flag(s.fleet.Up)
-		}},
-	{"weir_fleet_beat_seconds", "How long a heartbeat to the fleet's shared store took.", histogram, nil,
+		},
+	},
+	{
+		"weir_fleet_beat_seconds", "How long a heartbeat to the fleet's shared store took.", histogram, nil,
 		func(s snapshot, out series) {
 			out.histogram(s.fleet.Beat)
-		}},
-	{"weir_logins_total", "Logins of clients by method and outcome: ok, denied, error, timeout.", counter, []string{"method", "outcome"},
+		},
+	},
+	{
+		"weir_logins_total", "Logins of clients by method and outcome: ok, denied, error, timeout.", counter,
+		[]string{"method", "outcome"},
 		func(s snapshot, out series) {
 			for _, l := range s.Logins {
 				out.number(float64(l.Count), l.Method, l.Outcome)
 			}
-		}},
-	{"weir_login_seconds", "Time from accepting a client until it could send its first query, of the logins that succeeded.", histogram, nil,
+		},
+	},
+	{
+		"weir_login_seconds", "Time from accepting a client until it could send its first query, of the logins that succeeded.", histogram, nil,
 		func(s snapshot, out series) {
 			out.histogram(s.LoginTime)
-		}},
-	{"weir_protocol_errors_total", "Malformed input from clients by kind: startup, length, type, stuffing, tls, http, timeout.", counter, []string{"kind"},
+		},
+	},
+	{
+		"weir_protocol_errors_total", "Malformed input from clients by kind: startup, length, type, stuffing, tls, http, timeout.", counter,
+		[]string{"kind"},
 		func(s snapshot, out series) {
 			out.counts(s.Protocol)
-		}},
-	{"weir_build_info", "Always 1; the labels say what is running.", gauge, []string{"version", "goversion"},
+		},
+	},
+	{
+		"weir_build_info", "Always 1; the labels say what is running.", gauge,
+		[]string{"version", "goversion"},
 		func(s snapshot, out series) {
 			out.number(1, s.version, runtime.Version())
-		}},
+		},
+	},
 }
 
 // perResource writes the same series for every resource, whose name is their first label.

@@ -84,7 +84,7 @@ func (s *Server) Serve(listener net.Listener) error {
 func (s *Server) Shutdown(ctx context.Context) error { return s.http.Shutdown(ctx) }
 
 // Close stops at once.
-func (s *Server) Close() error { return s.http.Close() }
+func (s *Server) Close() { _ = s.http.Close() }
 
 // ServeHTTP answers one request, as a listener would.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.http.Handler.ServeHTTP(w, r) }
@@ -103,14 +103,14 @@ func (s *Server) allow(want access, next http.HandlerFunc) http.HandlerFunc {
 
 // healthz says that the process is there to answer. An orchestrator that hears nothing restarts it.
 func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
-	io.WriteString(w, "ok\n")
+	_, _ = io.WriteString(w, "ok\n")
 }
 
 // readyz says whether functions should be sent here. The reasons name resources and hosts, so only readers see them.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	err := s.ready()
 	if err == nil {
-		io.WriteString(w, "ok\n")
+		_, _ = io.WriteString(w, "ok\n")
 		return
 	}
 	reason := "not ready"

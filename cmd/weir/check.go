@@ -30,13 +30,13 @@ func (c checkCmd) Run(ctx context.Context, term terminal) error {
 	file := cmp.Or(c.Config, defaultConfig)
 	cfg, warnings, err := config.Load(file, os.LookupEnv)
 	for _, w := range warnings {
-		fmt.Fprintf(term.out, "warning: %v\n", w)
+		term.say("warning: %v", w)
 	}
 	if err != nil {
-		fmt.Fprintln(term.out, err)
+		term.say("%v", err)
 		return errReported{exitUsage}
 	}
-	fmt.Fprintf(term.out, "%s is fine: %s\n", file, summary(cfg))
+	term.say("%s is fine: %s", file, summary(cfg))
 	if !c.Connect {
 		return nil
 	}
@@ -79,12 +79,12 @@ func connectAll(ctx context.Context, term terminal, cfg *config.Config) error {
 	for _, c := range connections {
 		if c.err != nil {
 			failed = true
-			fmt.Fprintf(term.out, "%s: %s\n", c.name, oneLine(c.err))
+			term.say("%s: %s", c.name, oneLine(c.err))
 			continue
 		}
-		fmt.Fprintf(term.out, "%s: %s\n", c.name, c.answer)
+		term.say("%s: %s", c.name, c.answer)
 		if c.warning != "" {
-			fmt.Fprintf(term.out, "warning: %s: %s\n", c.name, c.warning)
+			term.say("warning: %s: %s", c.name, c.warning)
 		}
 	}
 	if failed {
@@ -102,7 +102,7 @@ func login(ctx context.Context, name string, r config.Resource) connection {
 	if err != nil {
 		return connection{name: name, err: fmt.Errorf("log in to %s: %w", r.Upstream, err)}
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	took := time.Since(started)
 	return connection{
 		name: name,

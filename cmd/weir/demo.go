@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -70,10 +69,9 @@ func (c demoCmd) Run(ctx context.Context, term terminal) (err error) {
 	if _, err := pgserver.Find(0); err != nil {
 		return explainMissing(err)
 	}
-	say := teller{term.out}
-	say.line("")
-	say.line("Weir keeps a database's load steady, whatever storm of functions is upstream.")
-	say.line("")
+	term.say("")
+	term.say("Weir keeps a database's load steady, whatever storm of functions is upstream.")
+	term.say("")
 
 	server, err := pgserver.Start(pgserver.Config{
 		MaxConnections: demoRoom,
@@ -87,14 +85,14 @@ func (c demoCmd) Run(ctx context.Context, term terminal) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	proxy, err := startDemoWeir(ctx, dir, server.DSNFor(demoProxy))
 	if err != nil {
 		return err
 	}
 	defer proxy.stop()
 
-	stage := &demoStage{server: server, proxy: proxy, say: say}
+	stage := &demoStage{server: server, proxy: proxy, terminal: term}
 	err = stage.play(ctx, storm{
 		functions: c.Functions, transactions: 5, pause: 20 * time.Millisecond, patience: 20 * time.Second,
 	})
@@ -102,7 +100,7 @@ func (c demoCmd) Run(ctx context.Context, term terminal) (err error) {
 		err = stage.farewell(ctx, c.Stay)
 	}
 	if ctx.Err() != nil && !c.Stay {
-		say.line("Interrupted; everything is stopped and removed again.")
+		term.say("Interrupted; everything is stopped and removed again.")
 		return errReported{exitFailure}
 	}
 	return err
@@ -157,7 +155,7 @@ func (w demoWeir) stop() {
 type demoStage struct {
 	server *pgserver.Server
 	proxy  *demoWeir
-	say    teller
+	terminal
 }
 
 // play shows who is there, the storm, a refusal and what weir counted.
@@ -168,11 +166,11 @@ func (d *demoStage) play(ctx context.Context, s storm) error {
 	if err != nil {
 		return err
 	}
-	d.say.line("  PostgreSQL      on %s, a throwaway server with room for %d connections", d.server.Addr(), demoRoom)
-	d.say.line("  weir            on %s, in front of it, with a budget of %d of them", d.proxy.clientAddr(), demoBudget)
-	d.say.line("  functions use   %s", d.proxy.dsn("orders"))
-	d.say.line("  admin           http://%s/metrics, /healthz, /readyz", d.proxy.adminAddr())
-	d.say.line("")
+	d.say("  PostgreSQL      on %s, a throwaway server with room for %d connections", d.server.Addr(), demoRoom)
+	d.say("  weir            on %s, in front of it, with a budget of %d of them", d.proxy.clientAddr(), demoBudget)
+	d.say("  functions use   %s", d.proxy.dsn("orders"))
+	d.say("  admin           http://%s/metrics, /healthz, /readyz", d.proxy.adminAddr())
+	d.say("")
 	for _, scene := range []func(context.Context) error{
 		func(ctx context.Context) error { return d.compare(ctx, s) },
 		d.showRefusal,
@@ -187,8 +185,8 @@ func (d *demoStage) play(ctx context.Context, s storm) error {
 
 // compare runs the storm twice and tells both stories side by side.
 func (d *demoStage) compare(ctx context.Context, s storm) error {
-	d.say.line("%d functions start at once. Each connects, runs %d transactions and is gone.", s.functions, s.transactions)
-	d.say.line("")
+	d.say("%d functions start at once. Each connects, runs %d transactions and is gone.", s.functions, s.transactions)
+	d.say("")
 	rows := [][]string{{"", "finished", "failed", "server connections", "at once", "login p50", "p99", "transaction p50", "p99"}}
 	complaints := map[string]map[string]int{}
 	for _, way := range []struct{ name, dsn, user string }{
@@ -220,14 +218,14 @@ func (d *demoStage) compare(ctx context.Context, s storm) error {
 			milliseconds(percentile(result.transactions, 99)),
 		})
 	}
-	d.say.table(rows)
-	d.say.line("")
+	d.table(rows)
+	d.say("")
 	for _, name := range []string{"straight", "through weir"} {
 		for _, text := range slices.Sorted(maps.Keys(complaints[name])) {
-			d.say.line("  %d that went %s were told: %s", complaints[name][text], name, text)
+			d.say("  %d that went %s were told: %s", complaints[name][text], name, text)
 		}
 	}
-	d.say.line("")
+	d.say("")
 	return nil
 }
 
@@ -237,7 +235,7 @@ func (d *demoStage) showRefusal(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connect to the rate-limited resource: %w", err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	const enough = 20 // far more than the burst
 	for n := range enough {
 		_, err := conn.Exec(ctx, "SELECT 1")
@@ -248,13 +246,13 @@ func (d *demoStage) showRefusal(ctx context.Context) error {
 		if !ok {
 			return fmt.Errorf("ask the rate-limited resource: %w", err)
 		}
-		d.say.line("When weir refuses, it says why, and the connection stays usable. The resource \"trickle\" allows one")
-		d.say.line("transaction a second after a burst of three. Number %d in a row got:", n+1)
-		d.say.line("")
-		d.say.line("  %s:  %s (SQLSTATE %s)", refusal.Severity, refusal.Message, refusal.Code)
-		d.say.line("  DETAIL: %s", refusal.Detail)
-		d.say.line("  HINT:   %s", refusal.Hint)
-		d.say.line("")
+		d.say("When weir refuses, it says why, and the connection stays usable. The resource \"trickle\" allows one")
+		d.say("transaction a second after a burst of three. Number %d in a row got:", n+1)
+		d.say("")
+		d.say("  %s:  %s (SQLSTATE %s)", refusal.Severity, refusal.Message, refusal.Code)
+		d.say("  DETAIL: %s", refusal.Detail)
+		d.say("  HINT:   %s", refusal.Hint)
+		d.say("")
 		return nil
 	}
 	return fmt.Errorf("%d transactions in a row passed a rate of one a second", enough)
@@ -271,34 +269,34 @@ func (d *demoStage) showMetrics(ctx context.Context) error {
 		return fmt.Errorf("read the metrics: %w", err)
 	}
 	defer answer.Body.Close()
-	d.say.line("All of it was counted, among other things, at %s:", request.URL)
-	d.say.line("")
+	d.say("All of it was counted, among other things, at %s:", request.URL)
+	d.say("")
 	lines := bufio.NewScanner(answer.Body)
 	for lines.Scan() {
 		for _, name := range []string{"weir_admitted_total{", "weir_logins_total{", "weir_refused_total{", "weir_budget{"} {
 			if strings.HasPrefix(lines.Text(), name) {
-				d.say.line("  %s", lines.Text())
+				d.say("  %s", lines.Text())
 			}
 		}
 	}
-	d.say.line("")
+	d.say("")
 	return lines.Err()
 }
 
 func (d *demoStage) farewell(ctx context.Context, stay bool) error {
 	if !stay {
-		d.say.line("Everything is stopped and removed again. To look around yourself: weir demo --stay")
-		d.say.line("")
+		d.say("Everything is stopped and removed again. To look around yourself: weir demo --stay")
+		d.say("")
 		return nil
 	}
-	d.say.line("Now it is yours. Ctrl-C stops and removes everything.")
-	d.say.line("")
-	d.say.line("  through weir    psql %q", d.proxy.dsn("orders"))
-	d.say.line("  rate-limited    psql %q", d.proxy.dsn("trickle"))
-	d.say.line("  straight        psql %q", d.server.DSNFor(demoFunctions))
-	d.say.line("  can it serve?   curl http://%s/readyz", d.proxy.adminAddr())
-	d.say.line("  what it counts  curl http://%s/metrics", d.proxy.adminAddr())
-	d.say.line("")
+	d.say("Now it is yours. Ctrl-C stops and removes everything.")
+	d.say("")
+	d.say("  through weir    psql %q", d.proxy.dsn("orders"))
+	d.say("  rate-limited    psql %q", d.proxy.dsn("trickle"))
+	d.say("  straight        psql %q", d.server.DSNFor(demoFunctions))
+	d.say("  can it serve?   curl http://%s/readyz", d.proxy.adminAddr())
+	d.say("  what it counts  curl http://%s/metrics", d.proxy.adminAddr())
+	d.say("")
 	<-ctx.Done()
 	return nil
 }
@@ -368,15 +366,8 @@ func (w *serverWatch) stop() (connectionsSeen, error) {
 	return w.seen, errors.Join(w.err, w.conn.Close(context.Background()))
 }
 
-// teller writes for people.
-type teller struct{ out io.Writer }
-
-func (t teller) line(format string, args ...any) {
-	fmt.Fprintf(t.out, format+"\n", args...)
-}
-
 // table aligns the first column left and the others, which are numbers, right.
-func (t teller) table(rows [][]string) {
+func (t terminal) table(rows [][]string) {
 	width := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
@@ -388,7 +379,7 @@ func (t teller) table(rows [][]string) {
 		for i, cell := range row[1:] {
 			text += fmt.Sprintf("   %*s", width[i+1], cell)
 		}
-		t.line("%s", text)
+		t.say("%s", text)
 	}
 }
 

@@ -10,24 +10,27 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/weirproxy/weir/internal/pgtest"
 )
 
 func TestDemoShowsAndTidiesUp(t *testing.T) {
+	pgtest.NoLeaks(t)
 	t.Setenv("TMPDIR", t.TempDir())
-	got := weirRun(t, "demo", "--functions=80")
+	got := weirRun(t, "demo", "--functions=40")
 	if got.code != exitOK || got.stderr != "" {
 		t.Fatalf("exit code %d, stderr %q\n%s", got.code, got.stderr, got.stdout)
 	}
 	for _, pattern := range []string{
 		`(?m)^  functions use   postgres://fn:fn-secret@127\.0\.0\.1:\d+/orders`,
 		`(?m)^  admin           http://127\.0\.0\.1:\d+/metrics, /healthz, /readyz$`,
-		`(?m)^80 functions start at once`,
+		`(?m)^40 functions start at once`,
 		`(?m)^  straight +\d+ +\d+ +\d+ +\d+ +[\d.]+ ms`,
-		`(?m)^  through weir +80 +0 +(\d|10) +(\d|10) +[\d.]+ ms`, // nobody failed, within the budget of 10
+		`(?m)^  through weir +40 +0 +(\d|10) +(\d|10) +[\d.]+ ms`, // nobody failed, within the budget of 10
 		`(?m)^  ERROR:  rate limit exceeded \(SQLSTATE 53400\)$`,
 		`(?m)^  DETAIL: not executed; id=\w+ rule=resources\.trickle\.rate `,
 		`(?m)^  HINT:   retry after \d+ ms$`,
-		`(?m)^  weir_admitted_total\{.*resource="orders"\} 400$`,
+		`(?m)^  weir_admitted_total\{.*resource="orders"\} 200$`,
 		`(?m)^Everything is stopped and removed again\.`,
 	} {
 		if !regexp.MustCompile(pattern).MatchString(got.stdout) {
@@ -47,6 +50,7 @@ func TestDemoShowsAndTidiesUp(t *testing.T) {
 }
 
 func TestDemoStaysUntilInterrupted(t *testing.T) {
+	pgtest.NoLeaks(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
 	stdout, w := io.Pipe()
@@ -54,7 +58,7 @@ func TestDemoStaysUntilInterrupted(t *testing.T) {
 	var stderr bytes.Buffer
 	go func() {
 		exit <- run(ctx, []string{"demo", "--functions=5", "--stay"}, w, &stderr)
-		w.Close()
+		_ = w.Close()
 	}()
 	var text strings.Builder
 	var dsn string
@@ -68,7 +72,7 @@ func TestDemoStaysUntilInterrupted(t *testing.T) {
 			dsn = match[1]
 		}
 	}
-	go io.Copy(io.Discard, stdout)
+	go func() { _, _ = io.Copy(io.Discard, stdout) }()
 
 	conn, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
@@ -78,7 +82,9 @@ func TestDemoStaysUntilInterrupted(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM orders").Scan(&orders); err != nil || orders < 25 {
 		t.Errorf("%d orders, %v", orders, err)
 	}
-	conn.Close(t.Context())
+	if err := conn.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
 	interrupt()
 	if code := <-exit; code != exitOK {
 		t.Errorf("exit code %d, stderr %s", code, stderr.String())

@@ -50,6 +50,6 @@ func (c healthcheckCmd) Run(ctx context.Context, term terminal) error {
 	if answer.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s answers %s: %s", request.URL, answer.Status, said)
 	}
-	_, err = fmt.Fprintln(term.out, said)
-	return err
+	term.say("%s", said)
+	return nil
 }

@@ -37,12 +37,21 @@ type terminal struct {
 	out, err io.Writer
 }
 
+// say writes one line to out. Nobody is left to be told when that fails.
+func (t terminal) say(format string, args ...any) { _, _ = fmt.Fprintf(t.out, format+"\n", args...) }
+
+// complain writes one line to err.
+func (t terminal) complain(format string, args ...any) {
+	_, _ = fmt.Fprintf(t.err, format+"\n", args...)
+}
+
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // run executes one command line and returns the exit code. The end of ctx is to serve and demo what SIGTERM is.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	term := terminal{stdout, stderr}
 	helped := false
 	parser, err := newParser(new(cli), kong.Writers(stdout, stderr), kong.Exit(func(int) { helped = true }))
 	if err != nil {
@@ -56,11 +65,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "weir: %v\nRun \"weir --help\" to see what is possible.\n", err)
+		term.complain("weir: %v\nRun \"weir --help\" to see what is possible.", err)
 		return exitUsage
 	}
 	command.BindTo(ctx, (*context.Context)(nil))
-	return report(stderr, command.Run(terminal{stdout, stderr}))
+	return term.report(command.Run(term))
 }
 
 func newParser(grammar *cli, options ...kong.Option) (*kong.Kong, error) {
@@ -81,7 +90,8 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-func report(stderr io.Writer, err error) int {
+// report says what went wrong, and returns the exit code for it.
+func (t terminal) report(err error) int {
 	var reported errReported
 	var usage usageError
 	switch {
@@ -90,9 +100,9 @@ func report(stderr io.Writer, err error) int {
 	case errors.As(err, &reported):
 		return reported.code
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "weir: %v\n", err)
+		t.complain("weir: %v", err)
 		return exitUsage
 	}
-	fmt.Fprintf(stderr, "weir: %v\n", err)
+	t.complain("weir: %v", err)
 	return exitFailure
 }

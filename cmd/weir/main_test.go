@@ -6,9 +6,20 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
 )
+
+// TestMain starts the runtime's watcher for signals, which never ends, so that nobody takes it for a leak.
+func TestMain(m *testing.M) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	signal.Stop(signals)
+	os.Exit(m.Run())
+}
 
 // output is what a command wrote and how it ended.
 type output struct {
@@ -84,7 +95,7 @@ func TestHealthcheck(t *testing.T) {
 	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/healthz":
-			w.Write([]byte("ok\n"))
+			_, _ = w.Write([]byte("ok\n"))
 		case "/readyz":
 			http.Error(w, "orders: no server answers", http.StatusServiceUnavailable)
 		}

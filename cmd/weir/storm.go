@@ -77,7 +77,7 @@ func (f *function) live(ctx context.Context, dsn string, s storm) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	f.login = time.Since(started)
 
 	for n := range s.transactions {

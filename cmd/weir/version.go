@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"runtime"
 	"runtime/debug"
 )
@@ -13,8 +12,8 @@ type versionCmd struct{}
 
 // Run prints the version.
 func (versionCmd) Run(term terminal) error {
-	_, err := fmt.Fprintf(term.out, "weir %s (%s, %s/%s)\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	return err
+	term.say("weir %s (%s, %s/%s)", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return nil
 }
 
 // buildVersion is the release, or what the Go toolchain knows about where the source came from.
