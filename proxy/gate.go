@@ -48,6 +48,9 @@ func (g *Gate) Admit() (Ticket, error) {
 		if err != nil {
 			return Ticket{}, g.BreakerRefusal(err, 0)
 		}
+		if shadowed := permit.Shadowed(); shadowed != nil {
+			_ = g.breakerRefusal(shadowed, 0, limiter.Shadow)
+		}
 		t = Ticket{permit, true}
 	}
 	if g.bucket != nil && g.rate.Mode != limiter.Off {
@@ -125,12 +128,16 @@ func (g *Gate) ServerFailed(cause string) {
 
 // BreakerRefusal makes the Refusal of an error of the breaker, for a client that has waited for so long.
 func (g *Gate) BreakerRefusal(err error, waited time.Duration) error {
+	return g.breakerRefusal(err, waited, limiter.Enforce)
+}
+
+func (g *Gate) breakerRefusal(err error, waited time.Duration, mode limiter.Mode) error {
 	r := &Refusal{Reason: Breaker, Rule: g.rule("breaker"), Observed: "open", Limit: "closed", Waited: waited, Cause: err}
 	if open := (*breaker.OpenError)(nil); errors.As(err, &open) {
 		r.RetryAfter = open.RetryAfter
 		r.Observed = fmt.Sprintf("open for %d ms", open.Since.Milliseconds())
 	}
-	return g.refuse(r, limiter.Enforce)
+	return g.refuse(r, mode)
 }
 
 func (g *Gate) refuseRate(wait time.Duration) error {
