@@ -139,5 +139,7 @@ func reason(said []string) string {
 
 // isNoise tells the lines that say nothing a summary does not.
 func isNoise(line string) bool {
-	return strings.HasPrefix(line, "=== ") || line == "PASS\n" || line == "FAIL\n" || strings.Contains(line, "[no test files]") || strings.HasPrefix(line, "fuzz: elapsed:")
+	return line == "PASS\n" || line == "FAIL\n" || line == "testing: warning: no tests to run\n" ||
+		strings.HasPrefix(line, "=== ") || strings.HasPrefix(line, "fuzz: elapsed:") ||
+		strings.Contains(line, "[no test files]") || strings.Contains(line, "[no tests to run]")
 }
