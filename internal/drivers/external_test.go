@@ -1,0 +1,63 @@
+package drivers_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+const (
+	python  = "/usr/bin/python3" // the system's, which has the system's psycopg2
+	jdbcJar = "/usr/share/java/postgresql.jar"
+)
+
+// external runs a program in another language.
+func external(name string, args ...string) func(context.Context, server, []string) ([]byte, error) {
+	return func(ctx context.Context, srv server, skip []string) ([]byte, error) {
+		cmd := exec.CommandContext(ctx, name, append(args[:len(args):len(args)], skip...)...)
+		cmd.Env = append(os.Environ(), srv.env()...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return out, fmt.Errorf("%w\n%s", err, clip(stderr.String()))
+		}
+		return out, nil
+	}
+}
+
+// The functions below say what is missing to run a driver, and who installs it.
+
+func program(name string) func() error {
+	return func() error {
+		if _, err := exec.LookPath(name); err != nil {
+			return fmt.Errorf("%w; `make test` installs it, or run scripts/setup", err)
+		}
+		return nil
+	}
+}
+
+func file(path string) func() error {
+	return func() error {
+		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("%w; `make test` installs it, or run scripts/setup", err)
+		}
+		return nil
+	}
+}
+
+func nodeModules(name string) func() error {
+	return file(filepath.Join("node", "node_modules", name, "package.json"))
+}
+
+func pythonModule(name string) func() error {
+	return func() error {
+		if out, err := exec.Command(python, "-c", "import "+name).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s; `make test` installs it, or run scripts/setup", python, err, out)
+		}
+		return nil
+	}
+}
