@@ -39,6 +39,7 @@ type Conn struct {
 	secure     *Secure // nil without TLS
 
 	readable bool // there may be something to read
+	writes   bool // watched for room to write as well
 	hangup   bool // the end of the stream is known to be near: keep reading until it comes
 }
 
@@ -58,7 +59,8 @@ func nextGeneration() uint32 {
 func (c *Conn) Attach(l *Loop, fd int, secure *Secure, h Handler) error {
 	c.fd, c.handler, c.secure = int32(fd), h, secure
 	c.generation.Store(nextGeneration())
-	c.readable, c.hangup = true, false // whether something came before we watched is found by reading
+	c.writes, c.hangup = false, false
+	c.readable = secure != nil // TLS may hold something already; what the socket holds makes an event
 	if secure != nil {
 		secure.conn = c
 	}
@@ -83,7 +85,7 @@ func (c *Conn) MoveTo(l *Loop) error {
 	}
 	from.poller.remove(int(c.fd))
 	c.generation.Store(nextGeneration()) // what the old loop has yet to tell is void
-	c.readable = true
+	c.readable, c.writes = true, false
 	return c.watch(l)
 }
 
@@ -147,6 +149,23 @@ func (c *Conn) CloseWrite() {
 	_ = unix.Shutdown(int(c.fd), unix.SHUT_WR)
 }
 
+// watchWrites has the loop tell when there is room to write. Most sockets never run out of it.
+func (c *Conn) watchWrites() {
+	if !c.writes {
+		c.writes = true
+		c.loop.Load().poller.addWrites(int(c.fd), c.generation.Load())
+	}
+}
+
+// release has the loop forget the socket, which stays open and is the caller's.
+func (c *Conn) release() (fd int) {
+	l := c.loop.Load()
+	l.poller.remove(int(c.fd))
+	l.group.table.set(int(c.fd), nil)
+	c.loop.Store(nil)
+	return int(c.fd)
+}
+
 // Close closes the socket and forgets it. Closing a closed Conn does nothing.
 func (c *Conn) Close() {
 	l := c.loop.Load()
@@ -195,6 +214,7 @@ func (c *Conn) rawWrite(p []byte) (written int, err error) {
 			p = p[n:] // once more: only EAGAIN promises an event when there is room
 		case unix.EINTR:
 		case unix.EAGAIN:
+			c.watchWrites()
 			return written, ErrAgain
 		default:
 			return written, fmt.Errorf("write: %w", errno)

@@ -155,7 +155,7 @@ func serveEcho(conn net.Conn, g *eventloop.Group, roams bool, config *tls.Config
 		if err := secured.Handshake(); err != nil {
 			panic(err)
 		}
-		secure.Detach(secured)
+		secure.Detach(secured, nil)
 	}
 	fd, err := eventloop.Take(conn)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watched is what every socket is registered for, once: data, room to write, the peer's end.
-const watched = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+// watched is what every socket is registered for: data, and the peer's end.
+const watched = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET
 
 // poller is one epoll instance (epoll(7)) and an eventfd that interrupts its wait.
 type poller struct {
@@ -43,6 +43,12 @@ func (p *poller) add(fd int, generation uint32) error {
 		return fmt.Errorf("epoll_ctl add: %w", err)
 	}
 	return nil
+}
+
+// addWrites watches fd for room to write as well. If there is some already, that is an event.
+func (p *poller) addWrites(fd int, generation uint32) {
+	ev := unix.EpollEvent{Events: watched | unix.EPOLLOUT, Fd: int32(fd), Pad: int32(generation)}
+	_ = unix.EpollCtl(p.epfd, unix.EPOLL_CTL_MOD, fd, &ev) // it is watched, so this cannot fail
 }
 
 func (p *poller) remove(fd int) {
@@ -102,4 +108,22 @@ func (p *poller) dispatch(l *Loop) {
 		c.handler.Ready(l, e)
 	}
 	p.n = 0
+}
+
+// addListener watches a listening socket that other loops watch as well: of those that wait, one is woken.
+func (p *poller) addListener(fd int, generation uint32) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET | unix.EPOLLEXCLUSIVE, Fd: int32(fd), Pad: int32(generation)}
+	if err := unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		return fmt.Errorf("epoll_ctl add: %w", err)
+	}
+	return nil
+}
+
+// acceptNonblock accepts a connection. What it should have of socket options it inherits from the listener.
+func acceptNonblock(fd int) (int, error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), 0, 0, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(n), nil
 }

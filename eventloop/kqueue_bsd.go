@@ -42,10 +42,12 @@ func (p *poller) change(changes ...unix.Kevent_t) error {
 
 // add watches fd. The kernel forgets the events of a descriptor that is closed, so that the generation is not needed.
 func (p *poller) add(fd int, _ uint32) error {
-	return p.change(
-		kevent(fd, unix.EVFILT_READ, unix.EV_ADD|unix.EV_CLEAR),
-		kevent(fd, unix.EVFILT_WRITE, unix.EV_ADD|unix.EV_CLEAR),
-	)
+	return p.change(kevent(fd, unix.EVFILT_READ, unix.EV_ADD|unix.EV_CLEAR))
+}
+
+// addWrites watches fd for room to write as well. If there is some already, that is an event.
+func (p *poller) addWrites(fd int, _ uint32) {
+	_ = p.change(kevent(fd, unix.EVFILT_WRITE, unix.EV_ADD|unix.EV_CLEAR))
 }
 
 func (p *poller) remove(fd int) {
@@ -97,4 +99,22 @@ func (p *poller) dispatch(l *Loop) {
 		c.handler.Ready(l, e)
 	}
 	p.n = 0
+}
+
+// addListener watches a listening socket that other loops watch as well. All of them are woken.
+func (p *poller) addListener(fd int, _ uint32) error {
+	return p.change(kevent(fd, unix.EVFILT_READ, unix.EV_ADD|unix.EV_CLEAR))
+}
+
+func acceptNonblock(fd int) (int, error) {
+	n, _, err := unix.Accept(fd)
+	if err != nil {
+		return -1, err
+	}
+	unix.CloseOnExec(n)
+	if err := unix.SetNonblock(n, true); err != nil {
+		_ = unix.Close(n)
+		return -1, err
+	}
+	return n, nil
 }

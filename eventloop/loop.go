@@ -98,7 +98,8 @@ type Loop struct {
 	now     int64 // monotonic nanoseconds, taken once per wake-up
 	stopped bool
 
-	fruitless int // waits in a row that found nothing
+	fruitless int      // waits in a row that found nothing
+	fibers    []*Fiber // without a job
 
 	sleeping atomic.Bool // true while the loop is, or is about to be, blocked
 	mu       sync.Mutex  // guards posted
@@ -144,6 +145,9 @@ func (l *Loop) run() {
 			runtime.Gosched()
 			yielded = l.now
 		}
+	}
+	for _, f := range l.fibers {
+		f.stop()
 	}
 }
 

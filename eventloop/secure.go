@@ -31,9 +31,10 @@ type Secure struct {
 // NewSecure wraps c for tls.Server or tls.Client.
 func NewSecure(c net.Conn) *Secure { return &Secure{Conn: c} }
 
-// Detach gives up the net.Conn that the handshake ran over and keeps t for the loop. The caller closes the net.Conn.
-func (s *Secure) Detach(t *tls.Conn) {
-	s.tls, s.remote, s.Conn = t, s.Conn.RemoteAddr(), nil
+// Detach gives up the net.Conn that the handshake ran over and keeps t for the loop. remote is what RemoteAddr says from
+// then on. The socket of the net.Conn is the caller's to take.
+func (s *Secure) Detach(t *tls.Conn, remote net.Addr) {
+	s.tls, s.remote, s.Conn = t, remote, nil
 }
 
 // RemoteAddr is the peer's address, before and after Detach.

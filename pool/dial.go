@@ -81,7 +81,7 @@ func Dial(cfg *pgconn.Config) DialFunc {
 func takeOver(h *pgconn.HijackedConn, wrapped *eventloop.Secure) *Dialed {
 	d := &Dialed{hijacked: h, socket: wrapped.Conn}
 	if t, ok := h.Conn.(*tls.Conn); ok {
-		wrapped.Detach(t)
+		wrapped.Detach(t, wrapped.Conn.RemoteAddr())
 		d.secure = wrapped
 	}
 	return d

@@ -27,19 +27,31 @@ type known struct {
 	greeting *Greeting
 }
 
+// Known is Greet for what is known already; it does not wait.
+func (p *Pool) Known(asked []Setting) (g *Greeting, settings *Settings, ok bool) {
+	if len(asked) == 0 {
+		g = p.greeting.Load()
+		return g, nil, g != nil
+	}
+	if k := p.settings.find(newSettings(asked).key); k != nil {
+		return k.greeting, k.settings, true
+	}
+	return nil, nil, false
+}
+
 // Greet returns what the server reports to a client that logs in with the settings asked, and those settings. application_name
 // is taken as it is; any other combination is asked of the server once, by logging in with it, so that values are
 // checked and normalised by the server itself; later logins are answered from memory. Errors are the server's own
 // (*pgconn.PgError inside) when it refuses the settings.
 func (p *Pool) Greet(ctx context.Context, asked []Setting) (*Greeting, *Settings, error) {
+	if g, settings, ok := p.Known(asked); ok {
+		return g, settings, nil
+	}
 	if len(asked) == 0 {
 		g, err := p.defaultGreeting(ctx)
 		return g, nil, err
 	}
 	all := newSettings(asked)
-	if k := p.settings.find(all.key); k != nil {
-		return k.greeting, k.settings, nil
-	}
 	name, checked := split(asked)
 	greeting, err := p.greetingFor(ctx, checked)
 	if err != nil {

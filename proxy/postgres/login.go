@@ -20,16 +20,16 @@ import (
 	"github.com/weirproxy/weir/proxy"
 )
 
-// login is a client that is not known yet, served by a goroutine of its own.
+// login is a client that is not known yet. It has a fiber of its own on one of the loops for logins.
 type login struct {
 	srv     *Server
-	socket  net.Conn          // as accepted
+	fiber   *eventloop.Fiber
+	socket  *eventloop.Stream // as accepted
 	conn    net.Conn          // what is spoken over: socket, or TLS
 	tls     *tls.Conn         // nil without TLS
 	secure  *eventloop.Secure // the same, as the event loop takes it
 	binding auth.Binding
 	in      []byte // received, not yet used
-	buf     []byte // what in is part of
 	began   time.Time
 	method  string
 }
@@ -44,6 +44,7 @@ func (l *login) serve() {
 	st, err := l.greet()
 	if err == nil && st == nil { // a cancel request
 		_ = l.conn.Close()
+		_ = l.socket.Close()
 		return
 	}
 	if err == nil {
@@ -58,7 +59,7 @@ func (l *login) serve() {
 func (l *login) deadline() time.Time { return l.began.Add(l.srv.limits.LoginTimeout) }
 
 // interrupt ends the wait for the client, from any goroutine.
-func (l *login) interrupt() { _ = l.socket.SetReadDeadline(time.Unix(1, 0)) }
+func (l *login) interrupt() { l.socket.Interrupt() }
 
 // admit finds out who the client is, tells it what it needs to know, and hands it over to an event loop.
 func (l *login) admit(st *startup) error {
@@ -75,11 +76,20 @@ func (l *login) admit(st *startup) error {
 	}
 	ctx, cancel := context.WithDeadline(l.srv.ctx, l.deadline())
 	defer cancel()
-	greeting, settings, err := r.pool.Greet(ctx, st.settings)
+	greeting, settings, err := l.askServer(ctx, r, st)
 	if err != nil {
 		return r.greetError(err, time.Since(l.began))
 	}
 	return l.handOver(st, r, greeting, settings, out)
+}
+
+// askServer finds out what the client is to be told. That is known, except for the first who ask for the same.
+func (l *login) askServer(ctx context.Context, r *resource, st *startup) (g *pool.Greeting, settings *pool.Settings, err error) {
+	g, settings, known := r.pool.Known(st.settings)
+	if !known {
+		l.fiber.Await(func() { g, settings, err = r.pool.Greet(ctx, st.settings) })
+	}
+	return g, settings, err
 }
 
 // authenticate returns what is to be said next, AuthenticationOk at its end.
@@ -177,14 +187,9 @@ func (l *login) handOver(st *startup, r *resource, g *pool.Greeting, settings *p
 	early := append([]byte(nil), l.in...)
 	secure := l.secure
 	if secure != nil {
-		secure.Detach(l.tls)
+		secure.Detach(l.tls, nil)
 	}
-	fd, err := eventloop.Take(l.socket)
-	if err != nil {
-		l.srv.forget(s)
-		l.srv.log.Error("hand a connection over", "error", err)
-		return nil
-	}
+	fd := l.socket.Release()
 	w.loop.Post(eventloop.TaskFunc(func() { s.adopt(fd, secure, early) }))
 	return nil
 }
@@ -212,8 +217,8 @@ func (l *login) reject(err error) {
 	}
 	l.srv.log.Debug("login", "outcome", outcome, "client", l.socket.RemoteAddr(), "error", err)
 	l.srv.logins.Add(loginKey{l.method, outcome}, 1)
-	if last == nil {
-		_ = l.conn.Close()
+	if last == nil || l.srv.ended.Load() {
+		_ = l.socket.Close()
 		return
 	}
 	last.Severity = "FATAL"
@@ -224,13 +229,11 @@ func (l *login) reject(err error) {
 
 // linger closes socket so that the last words said over conn arrive: closing it while something is unread would reset it.
 // The caller has set a deadline.
-func linger(conn, socket net.Conn) {
+func linger(conn net.Conn, socket *eventloop.Stream) {
 	if t, ok := conn.(*tls.Conn); ok {
 		_ = t.CloseWrite() // its goodbye
 	}
-	if half, ok := socket.(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite()
-	}
+	_ = socket.CloseWrite()
 	_, _ = io.CopyN(io.Discard, socket, maxStartup)
 	_ = socket.Close()
 }
@@ -278,8 +281,7 @@ func (l *login) next(n int) []byte {
 
 // turnAway refuses a connection for which there is no room, for as little work as possible: no TLS, no questions. A client
 // that may go on without TLS gets 'N' first and reads the error like any other.
-func (s *Server) turnAway(conn net.Conn, why *proxy.Refusal) {
-	defer s.turnedAway.Add(-1)
+func (s *Server) turnAway(conn *eventloop.Stream, why *proxy.Refusal) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(lingerTime))
 	var head [8]byte

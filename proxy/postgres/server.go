@@ -85,7 +85,8 @@ type Server struct {
 	resources map[string]*resource
 	users     atomic.Pointer[auth.Users]
 	tls       atomic.Pointer[tlsState] // nil: no TLS
-	loops     *eventloop.Group
+	porch     *eventloop.Group         // for those who have not logged in yet
+	loops     *eventloop.Group         // for sessions and server connections
 	workers   []*worker
 	next      atomic.Uint32
 	ctx       context.Context
@@ -101,9 +102,10 @@ type Server struct {
 	unauthenticated atomic.Int64
 	turnedAway      atomic.Int64 // connections that are being turned away
 	draining        atomic.Bool
+	ended           atomic.Bool // nobody is waited for any more
 	closing         sync.Once
 	mu              sync.Mutex // guards what follows
-	listeners       []net.Listener
+	listeners       []*eventloop.Listener
 	pending         map[*login]struct{}
 	closed          bool // no login may begin any more
 
@@ -145,12 +147,18 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	porch, err := eventloop.NewGroup(runtime.NumCPU())
+	if err != nil {
+		loops.Close()
+		return nil, err
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{
 		limits:     o.Limits,
 		log:        o.Log,
 		resources:  make(map[string]*resource),
 		loops:      loops,
+		porch:      porch,
 		ctx:        ctx,
 		stop:       stop,
 		handshakes: make(chan struct{}, handshakesPerCore*runtime.NumCPU()),
@@ -267,41 +275,69 @@ func newTLSState(o TLSOptions) (*tlsState, error) {
 
 // Serve accepts clients from l until Shutdown or Close, and returns net.ErrClosed then.
 func (s *Server) Serve(l net.Listener) error {
-	s.mu.Lock()
-	if s.draining.Load() {
-		s.mu.Unlock()
+	listener, err := s.listen(l)
+	if err != nil {
 		_ = l.Close()
-		return net.ErrClosed
+		return err
 	}
-	s.listeners = append(s.listeners, l)
-	s.mu.Unlock()
-	return proxy.Accept(s.ctx, l, s.log, s.accept)
+	<-listener.Done()
+	return net.ErrClosed
+}
+
+func (s *Server) listen(l net.Listener) (*eventloop.Listener, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining.Load() {
+		return nil, net.ErrClosed
+	}
+	listener, err := s.porch.Listen(l, s.accept, s.acceptFailed)
+	if err == nil {
+		s.listeners = append(s.listeners, listener)
+	}
+	return listener, err
 }
 
 // accept begins a login, unless there are too many.
-func (s *Server) accept(conn net.Conn) {
+func (s *Server) accept(loop *eventloop.Loop, fd int) {
 	switch {
 	case s.clients.Load() >= int64(s.limits.Clients) && s.limits.Clients > 0:
-		s.refuse(conn, s.tooManyClients())
+		s.refuse(loop, fd, s.tooManyClients())
 	case s.unauthenticated.Load() >= int64(s.limits.Unauthenticated) && s.limits.Unauthenticated > 0:
-		s.refuse(conn, s.tooManyLogins())
+		s.refuse(loop, fd, s.tooManyLogins())
 	default:
-		s.login(conn)
+		loop.Go(func(f *eventloop.Fiber) { s.login(f, fd) })
 	}
 }
 
-func (s *Server) login(conn net.Conn) {
-	l := &login{srv: s, socket: conn, conn: conn, in: make([]byte, 0, 512), began: time.Now(), method: "none"}
+func (s *Server) acceptFailed(err error) { s.log.Error("accept a connection", "error", err) }
+
+// login serves a new connection, on a fiber, to the end of its login.
+func (s *Server) login(f *eventloop.Fiber, fd int) {
+	socket, err := eventloop.NewStream(f, fd)
+	if err != nil {
+		s.acceptFailed(err)
+		return
+	}
+	l := &login{srv: s, fiber: f, socket: socket, conn: socket, in: make([]byte, 0, 512), began: time.Now(), method: "none"}
+	if s.begin(l) {
+		l.serve()
+	} else {
+		_ = socket.Close()
+	}
+}
+
+// begin counts a login among those under way, unless the server is closed.
+func (s *Server) begin(l *login) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		_ = conn.Close()
-		return
+		return false
 	}
 	s.pending[l] = struct{}{}
 	s.unauthenticated.Add(1)
 	s.loops.Begin()
-	s.logging.Go(l.serve)
+	s.logging.Add(1)
+	return true
 }
 
 // listenerRetry is when a client that found no room may come back: for an estimate nothing is known of it.
@@ -324,18 +360,39 @@ func (s *Server) loggedIn(l *login) {
 	s.mu.Lock()
 	delete(s.pending, l)
 	s.mu.Unlock()
+	s.logging.Done()
 }
 
-func (s *Server) refuse(conn net.Conn, why *proxy.Refusal) {
+func (s *Server) refuse(loop *eventloop.Loop, fd int, why *proxy.Refusal) {
 	s.refused.Add(why.Label, 1)
+	loop.Go(func(f *eventloop.Fiber) {
+		conn, err := eventloop.NewStream(f, fd)
+		if err != nil {
+			return
+		}
+		if !s.beginTurningAway() {
+			_ = conn.Close()
+			return
+		}
+		defer s.turnedAwayOne()
+		s.turnAway(conn, why)
+	})
+}
+
+func (s *Server) beginTurningAway() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || s.turnedAway.Load() >= turnAwayAtOnce {
-		_ = conn.Close()
-		return
+		return false
 	}
 	s.turnedAway.Add(1)
-	s.logging.Go(func() { s.turnAway(conn, why) })
+	s.logging.Add(1)
+	return true
+}
+
+func (s *Server) turnedAwayOne() {
+	s.turnedAway.Add(-1)
+	s.logging.Done()
 }
 
 func (s *Server) nextWorker() *worker {
@@ -400,11 +457,12 @@ func (s *Server) interruptLogins() {
 
 func (s *Server) closeListeners() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, l := range s.listeners {
-		_ = l.Close()
-	}
+	listeners := s.listeners
 	s.listeners = nil
+	s.mu.Unlock()
+	for _, l := range listeners {
+		l.Close()
+	}
 }
 
 // Close ends everything at once and waits for it. Closing again only waits.
@@ -416,10 +474,9 @@ func (s *Server) close() {
 	s.closeListeners()
 	s.mu.Lock()
 	s.closed = true
-	for l := range s.pending {
-		_ = l.socket.Close()
-	}
 	s.mu.Unlock()
+	s.ended.Store(true)
+	s.interruptLogins()
 	s.logging.Wait()
 	var gone sync.WaitGroup
 	s.sessions.each(func(c *session) {
@@ -437,6 +494,7 @@ func (s *Server) close() {
 	for _, r := range s.resources {
 		r.pool.Budget().Wait()
 	}
+	s.porch.Close()
 	s.loops.Close()
 }
 

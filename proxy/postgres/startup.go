@@ -146,11 +146,7 @@ func (l *login) answerEncryption(wantTLS bool) error {
 // startTLS does the server's side of a handshake. What has been read already is its beginning.
 func (l *login) startTLS() error {
 	t := l.srv.tls.Load()
-	ctx, cancel := context.WithDeadline(l.srv.ctx, l.deadline())
-	defer cancel()
-	select {
-	case l.srv.handshakes <- struct{}{}:
-	case <-ctx.Done():
+	if !l.awaitHandshake() {
 		return errQuiet // the other side expects TLS, so there is nothing that it could read
 	}
 	defer func() { <-l.srv.handshakes }()
@@ -167,6 +163,25 @@ func (l *login) startTLS() error {
 	}
 	l.conn, l.binding = l.tls, t.binding
 	return nil
+}
+
+// awaitHandshake takes one of the places for handshakes, and reports whether it did within the time of the login.
+func (l *login) awaitHandshake() (taken bool) {
+	select {
+	case l.srv.handshakes <- struct{}{}:
+		return true
+	default:
+	}
+	ctx, cancel := context.WithDeadline(l.srv.ctx, l.deadline())
+	defer cancel()
+	l.fiber.Await(func() {
+		select {
+		case l.srv.handshakes <- struct{}{}:
+			taken = true
+		case <-ctx.Done():
+		}
+	})
+	return taken
 }
 
 // unread is a connection of which something has been read already.
@@ -354,7 +369,7 @@ func (l *login) cancel(body []byte) error {
 		return errQuiet
 	}
 	if s := l.srv.sessions.find(binary.BigEndian.Uint32(body), body[4:]); s != nil {
-		s.cancel()
+		l.fiber.Await(s.cancel)
 	}
 	return nil
 }
