@@ -231,7 +231,8 @@ func (l *login) reject(err error) {
 // The caller has set a deadline.
 func linger(conn net.Conn, socket *eventloop.Stream) {
 	if t, ok := conn.(*tls.Conn); ok {
-		_ = t.CloseWrite() // its goodbye
+		_ = t.CloseWrite() // its goodbye, behind which it leaves a deadline of its own
+		_ = socket.SetDeadline(time.Now().Add(lingerTime))
 	}
 	_ = socket.CloseWrite()
 	_, _ = io.CopyN(io.Discard, socket, maxStartup)
@@ -242,7 +243,7 @@ func linger(conn net.Conn, socket *eventloop.Stream) {
 // parameters.
 func (r *resource) greetError(err error, waited time.Duration) error {
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && (strings.HasPrefix(pgErr.Code, "22") || strings.HasPrefix(pgErr.Code, "42")) {
+	if errors.As(err, &pgErr) && aboutParameters(pgErr.Code) {
 		return &pgwire.Error{Code: pgErr.Code, Message: pgErr.Message, Detail: pgErr.Detail, Hint: pgErr.Hint}
 	}
 	if _, ok := proxy.AsRefusal(err); ok {
@@ -252,6 +253,12 @@ func (r *resource) greetError(err error, waited time.Duration) error {
 		return &pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: proxy.Draining.Message}
 	}
 	return r.gate.BreakerRefusal(err, waited)
+}
+
+// aboutParameters reports whether a server says with this SQLSTATE that it does not like the parameters of a login: wrong
+// values, unknown names, no permission, not to be changed now.
+func aboutParameters(sqlstate string) bool {
+	return strings.HasPrefix(sqlstate, "22") || strings.HasPrefix(sqlstate, "42") || sqlstate == "55P02"
 }
 
 // need reads until n bytes are there to be used. n is bounded by the caller.
