@@ -163,6 +163,9 @@ func (k *link) quiet() bool {
 	return k.answers.empty() && !k.unsynced && !k.copyIn && k.upSkip == 0 && len(k.upOut) == 0 && k.downSkip == 0 && len(k.carry) == 0
 }
 
+// answering reports whether the server is going to answer what was asked, without the client having to do more for it.
+func (k *link) answering() bool { return k.answers.owed() > 0 && !k.copyIn }
+
 // midMessage reports whether the client has got part of a message of the server's, so that nothing can be said to it.
 func (k *link) midMessage() bool { return k.downSkip > 0 && !k.downDrop }
 
@@ -173,7 +176,7 @@ func (k *link) settle() {
 	if s == nil || s.dead || k.server == nil {
 		return
 	}
-	if k.ending != passOn && k.answers.owed() == 0 {
+	if k.ending != passOn && !k.answering() {
 		k.stop(k.ending, k.endingType)
 		return
 	}
@@ -263,7 +266,7 @@ func (k *link) abandon() {
 		CopyEnds: k.answers.has(copyEnd),
 		Extended: k.copyParsed || !k.answers.has(queried),
 		Dirty:    touched != 0 || k.changed || s.resource.mode == Session,
-		Cancel:   k.ending != leaveNow, // who says goodbye wants what it asked for to be done
+		Cancel:   true,
 		Broken:   k.fatal || k.doubtful || k.upSkip > 0 || len(k.upOut) > 0 || touched&touchLoad != 0,
 		Carry:    k.carry,
 		Skip:     k.downSkip,

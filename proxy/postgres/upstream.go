@@ -92,7 +92,7 @@ func (k *link) stop(v verdict, t byte) {
 	}
 	if v != waitForMore {
 		k.ending, k.endingType = v, t
-		if k.answers.owed() > 0 {
+		if k.answering() {
 			return
 		}
 	}
