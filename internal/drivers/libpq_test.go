@@ -43,8 +43,7 @@ type pqConn struct {
 }
 
 func (p pqProgram) open(r *recorder, srv server, params ...string) (*pqConn, error) {
-	// lib/pq knows no sslmode=prefer that falls back within one connection attempt.
-	connector, err := pq.NewConnector(srv.url(append(append(params, "sslmode=disable"), p.params...)...))
+	connector, err := pq.NewConnector(srv.url(append(params, p.params...)...))
 	if err != nil {
 		return nil, err
 	}
@@ -443,7 +442,7 @@ func (p pqProgram) session(ctx context.Context, r *recorder, srv server) error {
 	}
 
 	var events []string
-	listener := pq.NewListener(srv.url("sslmode=disable"), time.Second, time.Second, func(pq.ListenerEventType, error) {})
+	listener := pq.NewListener(srv.url(p.params...), time.Second, time.Second, func(pq.ListenerEventType, error) {})
 	defer closing(listener)
 	if err := listener.Listen("pq_news"); err != nil {
 		return err

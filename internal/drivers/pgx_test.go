@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -51,6 +52,7 @@ func pgxFeatures(params ...string) []feature {
 		feature{"cancel of an idle connection", p.cancelIdle},
 		feature{"client leaves mid-rows", p.leave},
 		feature{sessionState, p.session},
+		feature{"nothing left for the next client", p.leftovers},
 		feature{changeHands, p.turns},
 	)
 }
@@ -88,7 +90,7 @@ func (p pgxProgram) connect(ctx context.Context, r *recorder, srv server) error 
 		r.say("parameter "+name, conn.PgConn().ParameterStatus(name))
 	}
 	r.say("has a process id", conn.PgConn().PID() != 0)
-	r.say("has a secret key", len(conn.PgConn().SecretKey()) >= 4)
+	r.say("secret key", len(conn.PgConn().SecretKey())) // 4 bytes in protocol 3.0; in 3.2 PostgreSQL has 32
 	r.say("status", string(conn.PgConn().TxStatus()))
 	r.say("ping", showError(conn.Ping(ctx)))
 
@@ -788,6 +790,55 @@ func (p pgxProgram) session(ctx context.Context, r *recorder, srv server) error 
 	return nil
 }
 
+// leftovers leaves everything behind that a session can have, and looks at what those find who come next.
+func (p pgxProgram) leftovers(ctx context.Context, r *recorder, srv server) error {
+	const clients = 4
+	untidy := make([]*pgx.Conn, clients)
+	for i := range untidy {
+		conn, err := p.open(ctx, srv)
+		if err != nil {
+			return err
+		}
+		defer hangUp(ctx, conn)
+		untidy[i] = conn
+	}
+	for _, conn := range untidy {
+		r.say("leave behind", simple(ctx, conn.PgConn(), "set timezone = 'Asia/Tokyo'; set role none; set search_path = pg_catalog; create temp table mine (n int)"))
+		r.say("leave behind", simple(ctx, conn.PgConn(), "prepare p as select 'not yours'; listen leftovers; select pg_advisory_lock_shared(99)"))
+		r.say("leave behind", simple(ctx, conn.PgConn(), "declare held cursor with hold for select 1; begin; set local datestyle = 'German'; insert into mine values (1)"))
+	}
+	for _, conn := range untidy {
+		if err := conn.Close(ctx); err != nil {
+			return err
+		}
+	}
+	tidy := make([]*pgx.Conn, clients)
+	for i := range tidy {
+		conn, err := p.open(ctx, srv)
+		if err != nil {
+			return err
+		}
+		defer hangUp(ctx, conn)
+		if err := waitFor(ctx, conn, "select count(*) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())", 0); err != nil {
+			return err
+		}
+		tidy[i] = conn
+	}
+	for _, conn := range tidy { // all at once, each on a server connection that somebody may have had before
+		r.say("begin", simple(ctx, conn.PgConn(), "begin"))
+	}
+	for _, conn := range tidy {
+		for _, sql := range []string{
+			"show timezone", "show search_path", "show datestyle", "select count(*) from pg_listening_channels()", "select count(*) from pg_cursors",
+			"select count(*) from pg_class where relname = 'mine'", "execute p",
+		} {
+			r.say(sql, simple(ctx, conn.PgConn(), sql))
+		}
+		r.say("rollback", simple(ctx, conn.PgConn(), "rollback"))
+	}
+	return nil
+}
+
 // turns makes two clients share one server connection, each with prepared statements of the same names: what one
 // prepared must not be seen by the other, and what each prepared must be there whenever it is its turn.
 func (p pgxProgram) turns(ctx context.Context, r *recorder, srv server) error {
@@ -859,6 +910,46 @@ func (p pgxProgram) turns(ctx context.Context, r *recorder, srv server) error {
 		r.say("commit", showError(tx.Commit(ctx)))
 	}
 	return nil
+}
+
+// changesHands makes sure that the pool of two server connections does what turns is about: that each of two clients is
+// served by both.
+func changesHands(t *testing.T, srv server) {
+	ctx := t.Context()
+	var conns [2]*pgx.Conn
+	var served [2]map[int]bool
+	for i := range conns {
+		conn, err := pgx.Connect(ctx, srv.url())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer hangUp(ctx, conn)
+		conns[i], served[i] = conn, map[int]bool{}
+	}
+	whichServer := func(i int) {
+		var pid int
+		if err := conns[i].QueryRow(ctx, "select pg_backend_pid()").Scan(&pid); err != nil {
+			t.Fatal(err)
+		}
+		served[i][pid] = true
+	}
+	for round := range 12 {
+		holder, other := round%3%2, 1-round%3%2
+		tx, err := conns[holder].Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whichServer(holder)
+		whichServer(other)
+		if err := tx.Commit(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range served {
+		if len(served[i]) != 2 {
+			t.Errorf("client %d was served by %d server connections, want 2", i, len(served[i]))
+		}
+	}
 }
 
 // sleepers counts the connections of this database that are in pg_sleep.

@@ -14,12 +14,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirproxy/weir/internal/certs"
 	"github.com/weirproxy/weir/internal/pgserver"
 )
 
 // weir is the program, built from this tree and running.
 type weir struct {
 	port int
+	ca   string // the file of the authority that signed its certificate
 
 	mu   sync.Mutex // guards text, which the program's output is copied to
 	text bytes.Buffer
@@ -47,7 +49,8 @@ func startWeir(t *testing.T, servers map[int]*pgserver.Server) *weir {
 		t.Fatalf("%s: %v\n%s", build, err, out)
 	}
 
-	w := &weir{port: freePort(t)}
+	w := &weir{port: freePort(t), ca: filepath.Join(dir, "ca.crt")}
+	writeCertificates(t, dir)
 	config := filepath.Join(dir, "weir.yaml")
 	if err := os.WriteFile(config, []byte(weirConfig(w.port, freePort(t), servers)), 0o600); err != nil {
 		t.Fatal(err)
@@ -97,9 +100,27 @@ func startWeir(t *testing.T, servers map[int]*pgserver.Server) *weir {
 	}
 }
 
+func writeCertificates(t *testing.T, dir string) {
+	t.Helper()
+	authority, err := certs.NewAuthority("drivers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key, err := authority.Issue(certs.Request{CommonName: "weir", Hosts: []string{"localhost", "127.0.0.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"ca.crt": authority.PEM, "server.crt": cert, "server.key": key} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func weirConfig(port, admin int, servers map[int]*pgserver.Server) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "listen: 127.0.0.1:%d\nadmin: 127.0.0.1:%d\n", port, admin)
+	fmt.Fprintf(&b, "tls: { mode: prefer, cert: server.crt, key: server.key }\n")
 	fmt.Fprintf(&b, "users:\n  %s: { password: %s }\nresources:\n", pgserver.App.Name, pgserver.App.Password)
 	for _, d := range drivers {
 		pg := servers[d.postgresql]
@@ -115,9 +136,10 @@ func weirConfig(port, admin int, servers map[int]*pgserver.Server) string {
 			for _, r := range []struct {
 				suffix      string
 				connections int
-			}{{"", 8}, {"_one", 1}, {"_two", 2}} {
-				fmt.Fprintf(&b, "  %s%s:\n    kind: postgres\n    upstream: %s\n    connections: %d\n    pool_mode: %s\n    queue: { wait: 10s }\n",
-					database, r.suffix, upstream.String(), r.connections, m.name)
+				wait        time.Duration
+			}{{"", 8, 10 * time.Second}, {"_one", 1, 3 * time.Second}, {"_two", 2, 3 * time.Second}} {
+				fmt.Fprintf(&b, "  %s%s:\n    kind: postgres\n    upstream: %s\n    connections: %d\n    pool_mode: %s\n    queue: { wait: %s }\n",
+					database, r.suffix, upstream.String(), r.connections, m.name, r.wait)
 			}
 		}
 	}

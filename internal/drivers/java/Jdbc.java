@@ -72,7 +72,9 @@ public class Jdbc {
     features.put("cancel and query timeout", Jdbc::cancel);
     features.put("autosave", Jdbc::autosave);
     features.put("session state", Jdbc::session);
-    features.put("server connections change hands", Jdbc::turns);
+    features.put("server connections change hands", () -> turns(""));
+    // Without this option the driver runs SET at connect.
+    features.put("server connections change hands, assumeMinServerVersion=9.0", () -> turns("&assumeMinServerVersion=9.0"));
     Set<String> skip = Set.copyOf(Arrays.asList(args));
     for (Map.Entry<String, Feature> f : features.entrySet()) {
       if (skip.contains(f.getKey())) {
@@ -250,7 +252,8 @@ public class Jdbc {
   // Connections and statements.
 
   static String url(String database, String params) {
-    return "jdbc:postgresql://" + System.getenv("PGHOST") + ":" + System.getenv("PGPORT") + "/" + database + "?" + params;
+    String sslmode = params.contains("sslmode=") ? "" : "&sslmode=" + System.getenv("PGSSLMODE");
+    return "jdbc:postgresql://" + System.getenv("PGHOST") + ":" + System.getenv("PGPORT") + "/" + database + "?" + params + sslmode;
   }
 
   static Connection open(String params) throws SQLException {
@@ -819,12 +822,9 @@ public class Jdbc {
     }
   }
 
-  /**
-   * Two clients share one server connection, and both call their first statement S_1. Without assumeMinServerVersion the driver
-   * would SET at connect, and whoever has SET something keeps a server connection.
-   */
-  static void turns() throws Exception {
-    String url = url(System.getenv("PGDATABASE_ONE"), "prepareThreshold=1&assumeMinServerVersion=9.0");
+  /** Two clients share one server connection, and both call their first statement S_1. */
+  static void turns(String params) throws Exception {
+    String url = url(System.getenv("PGDATABASE_ONE"), "prepareThreshold=1" + params);
     Properties login = new Properties();
     login.setProperty("user", System.getenv("PGUSER"));
     login.setProperty("password", System.getenv("PGPASSWORD"));

@@ -65,7 +65,7 @@ async function types() {
   for (const expr of [
     'true', '1::int2', '3::int8', '0.1::float8', "'NaN'::float8", '12345.678900::numeric', "'text'::text", "'c'::char(3)", "'\\x00ff'::bytea",
     "'2024-02-29 12:34:56.789'::timestamptz", "'1 mon 2 days 03:04:05'::interval", "'00112233-4455-6677-8899-aabbccddeeff'::uuid",
-    `'{"a": [1, null]}'::json`, `'{"a": [1, null]}'::jsonb`, "'{1,NULL,3}'::int4[]", `'{{a,"b c"},{NULL,"d"}}'::text[]`, "'[1,10)'::int4range",
+    `'{"a": [1, null]}'::json`, `'{"a": [1, null]}'::jsonb`, "'{1,2,3}'::int4[]", `'{{a,"b c"},{NULL,"d"}}'::text[]`, "'[1,10)'::int4range",
     "'10.0.0.1/8'::inet", "'(1,2)'::point", 'null::text', "row(1, 'x')", "'grüße 🌊'",
   ]) {
     await run(client, `select ${expr} as v`)
@@ -210,7 +210,7 @@ async function cancel() {
     const done = new Promise((resolve) => query.on('error', resolve).on('end', resolve))
     client.query(query)
     await waitFor(1, count)
-    new pg.Client().cancel(client, query)
+    new pg.Client({ ssl: false }).cancel(client, query) // over TLS this driver never gets to send it
     say('cancelled', showError(await done))
     await run(client, "select 'goes on'")
   }

@@ -5,7 +5,8 @@ import { pipeline } from 'node:stream/promises'
 import { begin, features, say, short, show, showError, showLoginError, showRows, sleepers, waitFor } from './transcript.js'
 
 // open gives a client of one connection, so that the order of what happens is ours.
-const open = (options = {}) => postgres({ max: 1, onnotice: (notice) => say('notice', notice), ...options })
+const ssl = process.env.PGSSLMODE === 'require' ? 'require' : false
+const open = (options = {}) => postgres({ max: 1, ssl, onnotice: (notice) => say('notice', notice), ...options })
 
 function showResult(result) {
   if (Array.isArray(result) && Array.isArray(result[0]) && result.command === undefined) return result.map(showResult)
