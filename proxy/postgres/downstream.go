@@ -52,8 +52,8 @@ func (k *link) down(chunk []byte) {
 				break
 			}
 			held = held[:min(body, len(held))]
-			if m[0] == pgwire.ErrorResponse && !ours && len(held) == body {
-				k.restoreNames(&r, i, held)
+			if !ours && len(held) == body {
+				k.translate(m[0], &r, i, held)
 			}
 			if lied = k.hear(m[0], held); lied != nil {
 				break
@@ -224,6 +224,24 @@ func (k *link) allDiscarded() {
 	if pending := k.answers.pending(); len(pending) == 1 && pending[0].kind == queried && !k.unsynced { // nothing is behind it
 		k.words.found = 0
 		k.unpin()
+	}
+}
+
+// discarded reports whether DISCARD ALL has dropped what the session asked for at startup, and it has yet to come back.
+func (k *link) discarded() bool { return k.server.Settings != k.session.settings }
+
+// translate has the client read of its own world: its names of statements in errors, and of the values that DISCARD ALL
+// brought back, those of its startup.
+func (k *link) translate(t byte, r *rewriting, i int, body []byte) {
+	switch {
+	case t == pgwire.ErrorResponse:
+		k.restoreNames(r, i, body)
+	case t == pgwire.ParameterStatus && k.discarded():
+		name, _, _ := pgwire.CString(body)
+		if value, ok := k.session.greeting.Parameters[string(name)]; ok {
+			r.cut(i, i+pgwire.HeaderSize+len(body))
+			r.out = pgwire.AppendParameterStatus(r.out, string(name), value)
+		}
 	}
 }
 

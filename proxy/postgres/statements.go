@@ -30,6 +30,9 @@ type statement struct {
 	dead  bool       // its Parse has failed
 }
 
+// noStatement goes by a name that no server ever knows.
+var noStatement = statement{name: "none"}
+
 // statements are all of a session's.
 type statements struct {
 	named   map[string]*statement
@@ -132,6 +135,9 @@ func (k *link) statementMessage(r *rewriting, i, body int, front bool) (used int
 	had := m[0] == pgwire.Close && k.has(name)
 	st := k.statementFor(m[0], r, i, name)
 	k.expect(m[0], st, had)
+	if st == nil && len(name) > 0 && bytes.HasPrefix(name, []byte(k.w.srv.namePrefix)) {
+		st = &noStatement // it has seen our names on the server; whose they are is not its business
+	}
 	if st != nil && st.name != "" {
 		k.rename(r, i, used, before, body+k.w.srv.nameLength(st.id)-len(name), st)
 	}

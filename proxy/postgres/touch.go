@@ -35,7 +35,7 @@ func (p *pins) add(t touch, n int64) {
 func (k *link) notePins() {
 	if k.changed && k.status == 'I' {
 		k.changed = false
-		if !k.server.Reports(k.session.greeting) { // SET LOCAL is undone by now, SET in a function is not
+		if !k.discarded() && !k.server.Reports(k.session.greeting) { // SET LOCAL is undone by now, SET in a function is not
 			k.words.found |= touchSet
 		}
 	}

@@ -1,0 +1,355 @@
+package postgres_test
+
+import (
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weirproxy/weir/internal/pgserver"
+	"github.com/weirproxy/weir/internal/pgtest"
+	"github.com/weirproxy/weir/proxy/postgres"
+)
+
+// pinned lists why sessions keep their server connection now.
+func (w *weir) pinned() map[string]int64 {
+	out := maps.Clone(w.Stats().Resources[0].Pinned)
+	maps.DeleteFunc(out, func(_ string, n int64) bool { return n == 0 })
+	return out
+}
+
+// Trap 41: what a statement leaves in the session keeps the server connection, and the next client sees nothing of it.
+func TestSessionStateKeepsTheServerAndNobodyElseSeesIt(t *testing.T) {
+	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
+	direct.Query(`CREATE OR REPLACE FUNCTION rename_me() RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SE' || 'T application_name = ''renamed'''; END $$`)
+	extended := func(sql string) exchange { return ready(1, parse("s", sql), bind("", "s"), execute("", 0), sync) }
+	const (
+		temp      = "SELECT count(*) FROM pg_class WHERE relname = 'mine' AND relpersistence = 't'"
+		listening = "SELECT count(*) FROM pg_listening_channels()"
+		locks     = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+		prepared  = "SELECT count(*) FROM pg_prepared_statements WHERE name = 'mine'"
+		cursors   = "SELECT count(*) FROM pg_cursors"
+	)
+	tests := map[string]struct {
+		do          []exchange
+		reason      string
+		check       string
+		mine, yours string
+	}{
+		"SET":                                {queries("SET work_mem = '5MB'"), "set", "SHOW work_mem", "5MB", "4MB"},
+		"SET, extended":                      {[]exchange{extended("SET work_mem = '5MB'")}, "set", "SHOW work_mem", "5MB", "4MB"},
+		"SET, parsed long before":            {[]exchange{ready(1, parse("s", "SET work_mem = '5MB'"), sync), ready(1, query("SELECT 1")), ready(1, bind("", "s"), execute("", 0), sync)}, "set", "SHOW work_mem", "5MB", "4MB"},
+		"SET, in a committed block":          {queries("BEGIN", "SET work_mem = '5MB'", "COMMIT"), "set", "SHOW work_mem", "5MB", "4MB"},
+		"SET, behind a comment":              {queries("/* set */SET work_mem = '5MB'"), "set", "SHOW work_mem", "5MB", "4MB"},
+		"SET, behind two comments":           {queries("-- first\n-- second\n/* third */ set\n/* fourth */\nwork_mem = '5MB'"), "set", "SHOW work_mem", "5MB", "4MB"},
+		"SET, behind more":                   {queries("SELECT 1;SELECT 2;seT SESSION work_mem TO '5MB'"), "set", "SHOW work_mem", "5MB", "4MB"},
+		"SET in a DO block":                  {queries("DO $$BEGIN SET work_mem = '5MB'; END$$"), "set", "SHOW work_mem", "5MB", "4MB"},
+		"SET in dynamic SQL":                 {queries("DO $$BEGIN EXECUTE 'SET work_mem = ''5MB'''; END$$"), "set", "SHOW work_mem", "5MB", "4MB"},
+		"SET SESSION CHARACTERISTICS":        {queries("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"), "set", "SHOW transaction_read_only", "on", "off"},
+		"SET TIME ZONE":                      {queries("SET TIME ZONE 'Asia/Tokyo'"), "set", "SHOW TimeZone", "Asia/Tokyo", ""},
+		"set_config":                         {queries("SELECT set_config('work_mem', '5MB', false)"), "set", "SHOW work_mem", "5MB", "4MB"},
+		"set_config, qualified":              {queries(`SELECT pg_catalog."set_config"('work_mem', '5MB', false)`), "set", "SHOW work_mem", "5MB", "4MB"},
+		"a reported parameter, out of sight": {queries("SELECT rename_me()"), "set", "SHOW application_name", "renamed", ""},
+		"RESET":                              {queries("RESET work_mem"), "set", "SHOW work_mem", "4MB", "4MB"},
+		"CREATE TEMP TABLE":                  {queries("CREATE TEMP TABLE mine ()"), "temp_table", temp, "1", "0"},
+		"CREATE LOCAL TEMPORARY TABLE":       {queries("CREATE LOCAL TEMPORARY TABLE IF NOT EXISTS mine ()"), "temp_table", temp, "1", "0"},
+		"SELECT INTO TEMP":                   {queries("SELECT 1 AS one INTO TEMP mine"), "temp_table", temp, "1", "0"},
+		"a temporary view":                   {queries("CREATE OR REPLACE TEMP VIEW mine AS SELECT 1 AS one"), "temp_table", temp, "1", "0"},
+		"pg_temp":                            {queries("CREATE TABLE pg_temp.mine ()"), "temp_table", temp, "1", "0"},
+		"LISTEN":                             {queries("LISTEN here"), "listen", listening, "1", "0"},
+		"an advisory lock":                   {queries("SELECT pg_advisory_lock(1)"), "advisory_lock", locks, "1", "0"},
+		"a shared advisory lock":             {queries("SELECT pg_try_advisory_lock_shared(1, 2)"), "advisory_lock", locks, "1", "0"},
+		"PREPARE":                            {queries("PREPARE mine AS SELECT 1"), "prepare", prepared, "1", "0"},
+		"PREPARE with types":                 {queries("PREPARE mine(int) AS SELECT $1"), "prepare", prepared, "1", "0"},
+		"a cursor WITH HOLD":                 {queries("BEGIN; DECLARE mine CURSOR WITH HOLD FOR SELECT 1; COMMIT"), "cursor_with_hold", cursors, "1", "0"},
+	}
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 1})
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			c := w.client()
+			pid := backend(t, c)
+			scenario{script: test.do}.run(c, func([]pgtest.Message) {})
+			w.eventually("pinned by "+test.reason, func() bool { return w.pinned()[test.reason] == 1 })
+			if got := one(t, c.Query(test.check)); got != test.mine {
+				t.Errorf("%s gives its own client %s, want %s", test.check, got, test.mine)
+			}
+			other := w.client()
+			other.Send(query(test.check)) // waits
+			c.Send(terminate)
+			c.UntilClosed()
+			if got := one(t, other.UntilReady(1)); got != test.yours && test.yours != "" {
+				t.Errorf("%s gives the next client %s, want %s", test.check, got, test.yours)
+			}
+			if got := backend(t, other); got != pid {
+				t.Errorf("server process %s is replaced by %s", pid, got)
+			}
+			if got := w.pinned(); len(got) != 0 {
+				t.Errorf("still pinned: %v", got)
+			}
+			other.Send(terminate)
+			other.UntilClosed()
+		})
+	}
+}
+
+// Trap 42: what ends with the transaction does not keep the server connection, nor does what only looks like SET.
+func TestWhatEndsWithTheTransactionKeepsNothing(t *testing.T) {
+	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
+	direct.Query("DROP TABLE IF EXISTS set_me; CREATE TABLE set_me (id int PRIMARY KEY, set text, transaction text); INSERT INTO set_me VALUES (1, 'a', 'b')")
+	w := start(t, settings{servers: 1})
+	for _, sql := range []string{
+		"SELECT 1",
+		"BEGIN; SET LOCAL work_mem = '5MB'; SET LOCAL application_name = 'local'; COMMIT",
+		"BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; COMMIT",
+		"BEGIN; SET CONSTRAINTS ALL DEFERRED; COMMIT",
+		"BEGIN; PREPARE TRANSACTION 'x'; ROLLBACK",
+		"UPDATE set_me SET set = 'c'",
+		"UPDATE set_me\nSET set = 'c'\nWHERE id = 1",
+		`UPDATE "set_me" SET "set" = 'c'`,
+		"UPDATE set_me AS s SET set = 'c'",
+		"INSERT INTO set_me VALUES (1) ON CONFLICT (id) DO UPDATE SET set = 'd'",
+		"WITH u AS (UPDATE set_me SET set = 'e' RETURNING *) SELECT * FROM u",
+		"SELECT pg_advisory_xact_lock(1)",
+		"BEGIN; DECLARE c CURSOR FOR SELECT 1; FETCH c; COMMIT",
+		"BEGIN; DECLARE c CURSOR WITHOUT HOLD FOR SELECT 1; COMMIT",
+		"SELECT set, transaction FROM set_me",
+		"CREATE TABLE IF NOT EXISTS set_you (temp int)",
+		"NOTIFY here",
+		"UNLISTEN *",
+		"DISCARD ALL",
+		"SHOW ALL",
+		"SELECT current_setting('work_mem')",
+	} {
+		c := w.client()
+		c.Query(sql)
+		w.eventually(sql+" keeps nothing", func() bool { return w.servers("idle") == 1 })
+		c.Send(parse("s", strings.Split(sql, ";")[0]), bind("", "s"), execute("", 0), sync)
+		got := c.UntilReady(1)
+		if got[len(got)-1].Body[0] != 'I' {
+			c.Query("ROLLBACK")
+		}
+		w.eventually(sql+", prepared, keeps nothing", func() bool { return w.servers("idle") == 1 })
+		if got := w.pinned(); len(got) != 0 {
+			t.Errorf("%s: pinned %v", sql, got)
+		}
+		c.Close()
+	}
+}
+
+// Trap 41: a library that was loaded cannot be unloaded; the server connection goes with its client.
+func TestAServerWithALoadedLibraryIsNotReused(t *testing.T) {
+	w := start(t, settings{servers: 1, upstream: pgtest.Shared(t).DSNFor(pgserver.Superuser)})
+	c := w.client()
+	pid := backend(t, c)
+	c.Query("LOAD 'auto_explain'")
+	w.eventually("pinned", func() bool { return w.pinned()["load"] == 1 })
+	other := w.client()
+	other.Send(query("SELECT pg_backend_pid()"))
+	c.Close()
+	if got := one(t, other.UntilReady(1)); got == pid {
+		t.Error("the next client gets the server connection with the library")
+	}
+}
+
+// Trap 26: DISCARD ALL leaves nothing behind, so there is nothing to keep the server connection for; what the client asked
+// for at startup comes back.
+func TestDiscardAllFreesTheServer(t *testing.T) {
+	pgtest.Shared(t)
+	for _, mode := range []postgres.PoolMode{postgres.Transaction, postgres.Session} {
+		w := start(t, settings{servers: 1, mode: mode})
+		c := w.client("application_name=mine", "options='-c work_mem=6MB'")
+		c.Query("SET work_mem = '5MB'; SET statement_timeout = '1h'; PREPARE mine AS SELECT 1")
+		for _, m := range c.Query("DISCARD ALL") {
+			if name, value, _ := strings.Cut(string(m.Body), "\x00"); m.Type == 'S' {
+				c.Parameters[name] = strings.TrimSuffix(value, "\x00")
+			}
+		}
+		if mode == postgres.Transaction {
+			w.eventually("the server connection is free", func() bool { return w.servers("idle") == 1 })
+		}
+		for name, want := range map[string]string{"work_mem": "6MB", "statement_timeout": "0", "application_name": "mine"} {
+			if got := one(t, c.Query("SHOW "+name)); got != want {
+				t.Errorf("%s: %s = %s, want %s", mode, name, got, want)
+			}
+		}
+		c.Send(terminate)
+		c.UntilClosed()
+		if got := c.Parameters["application_name"]; got != "mine" {
+			t.Errorf("%s: told that application_name = %s", mode, got)
+		}
+		if got := one(t, w.client().Query("SHOW work_mem")); got != "4MB" {
+			t.Errorf("%s: the next client has work_mem = %s", mode, got)
+		}
+	}
+}
+
+// Traps 21, 22: nobody ever meets a stranger's prepared statement.
+func TestPreparedStatementsAreTheClientsOwn(t *testing.T) {
+	pgtest.Shared(t)
+	w := start(t, settings{servers: 1})
+	a, b := w.client(), w.client()
+	ask := func(c *pgtest.Client, messages ...frontend) string {
+		c.Send(append(messages, sync)...)
+		got := c.UntilReady(1)
+		for _, m := range got {
+			if m.Type == 'E' {
+				return m.Field('C')
+			}
+		}
+		return strings.Join(pgtest.Rows(got), " ")
+	}
+	steps := []struct {
+		c    *pgtest.Client
+		do   []frontend
+		want string
+	}{
+		{a, []frontend{parse("s", "SELECT 'a named'")}, ""},
+		{a, []frontend{parse("", "SELECT 'a unnamed'")}, ""},
+		{b, []frontend{bind("", "s"), execute("", 0)}, "26000"},
+		{b, []frontend{describe('S', "s")}, "26000"},
+		{b, []frontend{bind("", ""), execute("", 0)}, "26000"},
+		{b, []frontend{describe('S', "")}, "26000"},
+		{a, []frontend{bind("", "s"), execute("", 0)}, "a named"},
+		{a, []frontend{bind("", ""), execute("", 0)}, "a unnamed"},
+		{b, []frontend{closing('S', "s"), closing('S', "")}, ""},
+		{b, []frontend{parse("s", "SELECT 'b named'"), bind("", "s"), execute("", 0)}, "b named"},
+		{b, []frontend{parse("", "SELECT 'b unnamed'")}, ""},
+		{a, []frontend{bind("", ""), execute("", 0)}, "a unnamed"},
+		{b, []frontend{bind("", ""), execute("", 0)}, "b unnamed"},
+		{a, []frontend{bind("", "s"), execute("", 0), bind("", ""), execute("", 0)}, "a named a unnamed"},
+		{a, []frontend{closing('S', "s"), bind("", "s")}, "26000"},
+		{b, []frontend{bind("", "s"), execute("", 0)}, "b named"},
+	}
+	for i, s := range steps {
+		if got := ask(s.c, s.do...); got != s.want {
+			t.Errorf("step %d: %q, want %q", i, got, s.want)
+		}
+	}
+
+	// Not even who has seen the names on the server.
+	for _, name := range pgtest.Rows(a.Query("SELECT name FROM pg_prepared_statements")) {
+		if got := ask(a, bind("", name), execute("", 0)); got != "26000" {
+			t.Errorf("binding %s gives %q", name, got)
+		}
+		if got := ask(a, describe('S', name)); got != "26000" {
+			t.Errorf("describing %s gives %q", name, got)
+		}
+		if got := ask(a, closing('S', name)); got != "" {
+			t.Errorf("closing %s gives %q", name, got)
+		}
+	}
+	if got := ask(b, bind("", "s"), execute("", 0)); got != "b named" {
+		t.Errorf("then the statement is %q", got)
+	}
+}
+
+// Trap 20: more statements than stay on a server are closed there, and prepared again when they are needed.
+func TestManyStatementsWorkOnOneServer(t *testing.T) {
+	pgtest.Shared(t)
+	w := start(t, settings{servers: 1})
+	c := w.client()
+	name := func(i int) string {
+		return "s" + strings.Repeat("i", i%7) + string(rune('a'+i%26)) + time.Duration(i).String()
+	}
+	const many = 700
+	for i := 0; i < many; i += 50 {
+		var batch []frontend
+		for j := i; j < i+50; j++ {
+			batch = append(batch, parse(name(j), "SELECT '"+name(j)+"'"))
+		}
+		c.Send(append(batch, sync)...)
+		c.UntilReady(1)
+	}
+	for _, step := range []int{1, 13, 101} {
+		for i := range many {
+			n := name(i * step % many)
+			c.Send(bind("", n), execute("", 0), sync)
+			if got := one(t, c.UntilReady(1)); got != n {
+				t.Fatalf("statement %s gives %s", n, got)
+			}
+		}
+	}
+	if got := one(t, c.Query("SELECT count(*) <= 501 FROM pg_prepared_statements")); got != "t" {
+		t.Error("the server keeps them all")
+	}
+}
+
+// Traps 10, 43: each client sees its own startup parameters, whoever had the server connection before.
+func TestStartupParametersAreTheClientsOwn(t *testing.T) {
+	pg := pgtest.Shared(t)
+	w := start(t, settings{servers: 1})
+	show := []string{"application_name", "search_path", "TimeZone", "DateStyle", "work_mem", "extra_float_digits", "IntervalStyle", "client_encoding", "statement_timeout"}
+	asked := [][]string{
+		nil,
+		{"application_name=one"},
+		{"application_name=two", "TimeZone=Asia/Tokyo", "DateStyle=German"},
+		{`options='-c search_path=pg_catalog,public -c work_mem=5MB'`},
+		{`options='-c search_path=pg_catalog,public -c work_mem=5MB --statement-timeout=5000'`, "extra_float_digits=2"},
+		{"datestyle=iso", "timezone=utc", `options='-cIntervalStyle=sql_standard -c my.own=it\'s'`},
+		{"client_encoding=LATIN1", "work_mem=7MB", `search_path="$user", "it''s"`},
+	}
+	for i := range asked {
+		for j, a := range asked[i] { // as libpq quotes them
+			if name, value, _ := strings.Cut(a, "="); !strings.HasPrefix(value, "'") {
+				asked[i][j] = name + "='" + strings.ReplaceAll(value, "'", `\'`) + "'"
+			}
+		}
+	}
+	var direct, proxied []*pgtest.Client
+	for _, params := range asked {
+		d := pgtest.Connect(t, keyValue(pg)+" "+strings.Join(params, " "))
+		p := w.client(params...)
+		for name, want := range d.Parameters {
+			if got := p.Parameters[name]; got != want && name != "session_authorization" {
+				t.Errorf("%v: %s is reported as %q, want %q", params, name, got, want)
+			}
+		}
+		if len(p.Parameters) != len(d.Parameters) {
+			t.Errorf("%v: %d parameters are reported, want %d", params, len(p.Parameters), len(d.Parameters))
+		}
+		direct, proxied = append(direct, d), append(proxied, p)
+	}
+	for range 3 {
+		for i := range asked {
+			for _, name := range show {
+				want := one(t, direct[i].Query("SHOW "+name))
+				if got := one(t, proxied[i].Query("SHOW "+name)); got != want {
+					t.Errorf("client %d %v: %s = %q, want %q", i, asked[i], name, got, want)
+				}
+			}
+			pgtest.Compare(t, direct[i].Query("SELECT now()::date - now()::date, interval '1 day', 0.1::float8"), proxied[i].Query("SELECT now()::date - now()::date, interval '1 day', 0.1::float8"))
+		}
+	}
+	w.eventually("nobody keeps the server connection", func() bool { return w.servers("idle") == 1 })
+}
+
+// Trap 10: what the server does not take is refused in its own words.
+func TestBadStartupParametersAreRefusedInTheServersWords(t *testing.T) {
+	pg := pgtest.Shared(t)
+	w := start(t, settings{})
+	for _, params := range []string{
+		"options='-c work_mem=plenty'", "TimeZone=Nowhere/AtAll", "options='-c no_such_parameter=1'", "DateStyle=never",
+		"client_encoding=klingon", "options='-c shared_buffers=1'", "options='nonsense'", "work_mem=-1",
+	} {
+		_, direct := pgtest.TryConnect(t, keyValue(pg)+" "+params, pgtest.Protocol30)
+		_, proxied := pgtest.TryConnect(t, w.dsn(params), pgtest.Protocol30)
+		want, ok1 := direct.(*pgtest.LoginError)
+		got, ok2 := proxied.(*pgtest.LoginError)
+		if !ok1 || !ok2 {
+			t.Errorf("%s: the server says %v, weir %v", params, direct, proxied)
+			continue
+		}
+		for _, field := range []byte("SVCM") {
+			if g, w := got.Response.Field(field), want.Response.Field(field); g != w {
+				t.Errorf("%s: %c is %q, want %q", params, field, g, w)
+			}
+		}
+	}
+}
+
+// keyValue is the server's connection string in the form that takes more parameters.
+func keyValue(pg *pgtest.Postgres) string {
+	host, port, _ := strings.Cut(pg.Addr(), ":")
+	return "host=" + host + " port=" + port + " user=app password=app-secret dbname=app sslmode=disable"
+}
