@@ -586,8 +586,26 @@ func TestAQueryRightBehindTheStartupPacket(t *testing.T) {
 
 // anyone is a weir in front of a fake server, for fuzzing: nothing that a client sends gets further than the login.
 func anyone(f *testing.F, options postgres.TLSOptions) *weir {
-	fake := pgtest.Script{pgtest.AcceptStartup(), pgtest.AnswerQueries(pgtest.Reply(1))}.Serve(f)
+	fake := pgtest.Script{pgtest.AcceptStartup(), answerAnything}.Serve(f)
 	return start(f, settings{upstream: fake.DSN(), tls: options, limits: postgres.Limits{LoginTimeout: 5 * time.Second}})
+}
+
+// answerAnything is a server that is content with every message.
+func answerAnything(c *pgtest.ServerConn) error {
+	for {
+		m, err := c.Receive()
+		switch {
+		case err != nil || m.Type == 'X':
+			return nil
+		case m.Type == 'Q' || m.Type == 'F':
+			_, err = c.Write(pgtest.Reply(1))
+		case m.Type == 'S':
+			err = c.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+		}
+		if err != nil {
+			return nil
+		}
+	}
 }
 
 // FuzzStartup sends bytes from the moment of accept on, and then the end of the stream. Whatever they are, the connection
