@@ -7,6 +7,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Accepting goes on after an error: a process that is out of file descriptors keeps serving those who are connected.
@@ -15,14 +17,17 @@ const (
 	lastPause  = time.Second
 )
 
-// Listen listens on a TCP address. Sockets accepted from it have keep-alive on (15 s, then 3 probes 5 s apart); it is set
-// on the listener, from which Linux and the BSDs hand it down, so that it costs accepted connections nothing.
+// Listen listens on a TCP address. Sockets accepted from it have TCP_NODELAY set and keep-alive on (15 s, then 3 probes 5 s
+// apart); both are set on the listener, from which Linux and the BSDs hand them down, so that it costs accepted connections
+// nothing. That is before it listens: a connection has what held when the kernel completed it, which may be before Serve.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
 	lc := net.ListenConfig{
 		KeepAlive: -1, // not per connection
 		Control: func(_, _ string, c syscall.RawConn) error {
 			var err error
-			if e := c.Control(func(fd uintptr) { err = keepAlive(int(fd)) }); e != nil {
+			if e := c.Control(func(fd uintptr) {
+				err = errors.Join(keepAlive(int(fd)), unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
+			}); e != nil {
 				return e
 			}
 			return err
