@@ -139,21 +139,29 @@ func (p *Pool) adopt(d *Dialed) error {
 	}
 	l := p.loopForNext()
 	b.mu.Lock()
-	p.dialing--
 	b.counts.Dialing--
 	b.counts.Used++
 	p.backoff = 0
-	p.dialLocked() // the server answers again: full speed
 	b.mu.Unlock()
 	l.Post(eventloop.TaskFunc(func() {
 		if err := s.Conn.Attach(l, fd, d.secure, s); err != nil {
 			b.log.Error("watch a server connection", "error", err)
 			s.Retire(l)
-			return
+		} else {
+			p.Release(s)
 		}
-		p.Release(s)
+		p.arrived()
 	}))
 	return nil
+}
+
+// arrived counts a dial as over when its waiter has the connection: before, another would be dialled for it. The server
+// answers again, so it goes on at full speed.
+func (p *Pool) arrived() {
+	p.budget.mu.Lock()
+	defer p.budget.mu.Unlock()
+	p.dialing--
+	p.dialLocked()
 }
 
 // loopForNext is the loop of the longest waiter.
