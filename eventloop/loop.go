@@ -10,17 +10,22 @@ import (
 // ScratchSize is the length of the buffer that a loop lends to its handlers, in bytes.
 const ScratchSize = 64 << 10
 
-// yieldEvery is how long a busy loop runs before it offers its processor to other goroutines. A loop that never blocks
-// would be preempted by signal every 10 ms, which costs more.
-const yieldEvery = 2 * time.Millisecond
+// The Go runtime's monitor thread takes the processor of a goroutine that has not been scheduled anew for 10 ms, and as long
+// as it finds one it looks every 20 µs, which costs more than a proxy does. So a loop has itself scheduled anew
+// (runtime.Gosched) more often than that, and for restless after its last work it does not block for longer either.
+const (
+	yieldEvery = 8 * time.Millisecond
+	restless   = 100 * time.Millisecond
+)
 
-// A loop that has just had work waits for more without telling the Go scheduler, for up to shortWait: that saves a hand-over
-// of its processor to another thread and back, which costs about as much as relaying a message. Meanwhile the processor
-// can do nothing else, and whatever stops the world waits for it; therefore the wait is short, and there is none while
-// other goroutines have work of ours to do ([Group.Begin]).
+// A busy loop waits for more work without telling the Go scheduler, for up to shortWait: that saves a hand-over of its
+// processor to another thread and back, which costs about as much as relaying a message. Meanwhile the processor can do
+// nothing else, and whatever stops the world waits for it; therefore the wait is short, and there is none while other
+// goroutines have work of ours to do ([Group.Begin]). A loop is busy when its waits have lately ended within busyGap.
 const (
 	shortWait = 500 * time.Microsecond
-	patience  = 6 // short waits in a row that find nothing, before the scheduler is told
+	busyGap   = 200 * time.Microsecond
+	longGap   = 4 * shortWait // longer waits count as this, so that a loop is busy again soon after a rest
 )
 
 // Task is work to be done on a loop's goroutine. Pointers to the owners of state implement it, so that posting one
@@ -98,8 +103,10 @@ type Loop struct {
 	now     int64 // monotonic nanoseconds, taken once per wake-up
 	stopped bool
 
-	fruitless int      // waits in a row that found nothing
-	fibers    []*Fiber // without a job
+	gap     int64    // nanoseconds between wake-ups lately, work included
+	worked  int64    // when a socket was last ready, by now
+	yielded int64    // when the loop was last scheduled anew, by now
+	fibers  []*Fiber // without a job
 
 	sleeping atomic.Bool // true while the loop is, or is about to be, blocked
 	mu       sync.Mutex  // guards posted
@@ -130,20 +137,19 @@ func (l *Loop) Arm(t *Timer, d time.Duration, task Task) {
 func (l *Loop) Disarm(t *Timer) { l.timers.disarm(t) }
 
 func (l *Loop) run() {
-	yielded := l.now
 	for !l.stopped {
-		blocked := l.wait()
-		l.now = monotonic()
+		l.wait()
+		l.woke()
 		l.timers.skip(l.now)
+		if l.poller.n > 0 {
+			l.worked = l.now
+		}
 		l.poller.dispatch(l)
 		l.runPosted()
 		l.timers.advance(l.now)
-		switch {
-		case blocked:
-			yielded = l.now
-		case l.now-yielded > int64(yieldEvery):
+		if l.now-l.yielded >= int64(yieldEvery) {
 			runtime.Gosched()
-			yielded = l.now
+			l.yielded = l.now
 		}
 	}
 	for _, f := range l.fibers {
@@ -151,36 +157,38 @@ func (l *Loop) run() {
 	}
 }
 
-// wait blocks until a socket is ready, a task is posted or a timer is due, and reports whether the scheduler could use the
-// time for other goroutines.
-func (l *Loop) wait() (blocked bool) {
+// wait blocks until a socket is ready, a task is posted or a timer is due, or a little shorter.
+func (l *Loop) wait() {
 	l.sleeping.Store(true)
 	defer l.sleeping.Store(false)
 	timeout := l.timers.untilNext(l.now)
 	if l.hasPosted() { // posted before sleeping was set: nobody would wake us
 		timeout = 0
 	}
-	if timeout == 0 || l.fruitless < patience && l.group.others.Load() == 0 {
-		short := shortWait
-		if timeout >= 0 {
-			short = min(short, timeout)
-		}
-		l.poller.waitShort(short)
-		l.noteWait()
-		return false
+	limit := time.Duration(forever)
+	switch {
+	case timeout == 0 || l.gap < int64(busyGap) && l.group.others.Load() == 0:
+		l.poller.waitShort(shorter(timeout, shortWait))
+		return
+	case l.now-l.worked < int64(restless):
+		limit = max(time.Millisecond, yieldEvery-time.Duration(l.now-l.yielded))
 	}
-	l.poller.wait(timeout)
-	l.noteWait()
-	return true
+	l.poller.wait(shorter(timeout, limit))
 }
 
-// noteWait counts the waits in a row that found nothing.
-func (l *Loop) noteWait() {
-	if l.poller.n > 0 {
-		l.fruitless = 0
-	} else {
-		l.fruitless++
+// shorter is the shorter of two timeouts; negative ones are forever.
+func shorter(a, b time.Duration) time.Duration {
+	if a < 0 || b >= 0 && b < a {
+		return b
 	}
+	return a
+}
+
+// woke takes the time after a wait and notes how long it was: gap is the average of the last waits, each weighing an eighth.
+func (l *Loop) woke() {
+	before := l.now
+	l.now = monotonic()
+	l.gap += (min(l.now-before, int64(longGap)) - l.gap) / 8
 }
 
 func (l *Loop) hasPosted() bool {
