@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -83,10 +84,7 @@ func (p *Pool) nearestLocked(l *eventloop.Loop) int {
 // takeLocked takes a server off the shelf; the caller counts it as something else.
 func (p *Pool) takeLocked(i int) *Server {
 	s := p.idle[i]
-	p.idle = append(p.idle[:i], p.idle[i+1:]...)
-	if len(p.idle) == 0 {
-		p.idle = nil
-	}
+	p.idle = slices.Delete(p.idle, i, i+1)
 	s.shelved = false
 	p.budget.counts.Idle--
 	return s
