@@ -482,8 +482,7 @@ func (s *Server) close() {
 	s.sessions.each(func(c *session) {
 		gone.Add(1)
 		c.w.loop.Post(eventloop.TaskFunc(func() {
-			c.leave()
-			c.close()
+			c.cutOff()
 			gone.Done()
 		}))
 	})

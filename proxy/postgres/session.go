@@ -308,6 +308,17 @@ func (s *session) close() {
 	s.w.srv.forget(s)
 }
 
+// cutOff ends the session whatever it is doing, telling the client where that does not fall into the middle of a message.
+func (s *session) cutOff() {
+	if !s.dead && s.conn.Open() && len(s.out) == 0 && (s.link == nil || s.link.downSkip == 0) {
+		s.write(pgwire.AppendError(nil, &pgwire.Error{
+			Severity: "FATAL", Code: proxy.Draining.SQLSTATE, Message: "terminating connection: " + proxy.Draining.Message,
+		}))
+	}
+	s.leave()
+	s.close()
+}
+
 // drain ends the session at the first moment that loses nothing: when it is idle.
 func (s *session) drain() {
 	switch {
