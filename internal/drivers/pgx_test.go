@@ -830,7 +830,7 @@ func (p pgxProgram) leftovers(ctx context.Context, r *recorder, srv server) erro
 	for _, conn := range tidy {
 		for _, sql := range []string{
 			"show timezone", "show search_path", "show datestyle", "select count(*) from pg_listening_channels()", "select count(*) from pg_cursors",
-			"select count(*) from pg_class where relname = 'mine'", "execute p",
+			"select to_regclass('pg_temp.mine')", "execute p",
 		} {
 			r.say(sql, simple(ctx, conn.PgConn(), sql))
 		}
