@@ -61,21 +61,19 @@ func (p *poller) wait(timeout time.Duration) {
 	if timeout >= 0 {
 		ms = int(min((timeout+time.Millisecond-1)/time.Millisecond, math.MaxInt32))
 	}
+	if ms == 0 { // cannot block, so the scheduler need not know
+		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epfd), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), 0, 0, 0)
+		if errno != 0 {
+			n = 0
+		}
+		p.n = int(n)
+		return
+	}
 	n, err := unix.EpollWait(p.epfd, p.events[:], ms)
 	if err != nil { // EINTR: the caller's loop comes round again
 		n = 0
 	}
 	p.n = n
-}
-
-// waitShort blocks for up to timeout without the scheduler's knowledge.
-func (p *poller) waitShort(timeout time.Duration) {
-	ts := unix.NsecToTimespec(int64(timeout))
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.epfd), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), uintptr(unsafe.Pointer(&ts)), 0, 0)
-	if errno != 0 { // EINTR, or a kernel before 5.11: the long wait follows soon
-		n = 0
-	}
-	p.n = int(n)
 }
 
 func (p *poller) wake() {

@@ -69,9 +69,6 @@ func (p *poller) wait(timeout time.Duration) {
 	p.n = n
 }
 
-// waitShort is wait: system calls go through the system's library here, which the scheduler always knows of.
-func (p *poller) waitShort(timeout time.Duration) { p.wait(timeout) }
-
 func (p *poller) wake() {
 	ev := kevent(wakeIdent, unix.EVFILT_USER, 0)
 	ev.Fflags = unix.NOTE_TRIGGER

@@ -12,20 +12,13 @@ const ScratchSize = 64 << 10
 
 // The Go runtime's monitor thread takes the processor of a goroutine that has not been scheduled anew for 10 ms, and as long
 // as it finds one it looks every 20 µs, which costs more than a proxy does. So a loop has itself scheduled anew
-// (runtime.Gosched) more often than that, and for restless after its last work it does not block for longer either.
+// (runtime.Gosched) more often than that, and for restless after its last work it does not block for longer either. A
+// loop whose waits have lately been shorter than often sets no timer for that: work will come in time.
 const (
 	yieldEvery = 8 * time.Millisecond
 	restless   = 100 * time.Millisecond
-)
-
-// A busy loop waits for more work without telling the Go scheduler, for up to shortWait: that saves a hand-over of its
-// processor to another thread and back, which costs about as much as relaying a message. Meanwhile the processor can do
-// nothing else, and whatever stops the world waits for it; therefore the wait is short, and there is none while other
-// goroutines have work of ours to do ([Group.Begin]). A loop is busy when its waits have lately ended within busyGap.
-const (
-	shortWait = 500 * time.Microsecond
-	busyGap   = 200 * time.Microsecond
-	longGap   = 4 * shortWait // longer waits count as this, so that a loop is busy again soon after a rest
+	often      = time.Millisecond
+	longGap    = 8 * time.Millisecond // longer waits count as this, so that a rest is soon forgotten
 )
 
 // Task is work to be done on a loop's goroutine. Pointers to the owners of state implement it, so that posting one
@@ -43,16 +36,8 @@ type Group struct {
 	loops   []*Loop
 	table   table
 	next    atomic.Uint32
-	others  atomic.Int64 // goroutines at work between Begin and End
 	running sync.WaitGroup
 }
-
-// Begin says that a goroutine outside the loops begins to work, on a login say, and that the loops should leave it as much
-// of the processors as they can.
-func (g *Group) Begin() { g.others.Add(1) }
-
-// End says that it has finished.
-func (g *Group) End() { g.others.Add(-1) }
 
 // NewGroup makes n loops and starts them; Close stops them.
 func NewGroup(n int) (*Group, error) {
@@ -166,11 +151,7 @@ func (l *Loop) wait() {
 		timeout = 0
 	}
 	limit := time.Duration(forever)
-	switch {
-	case timeout == 0 || l.gap < int64(busyGap) && l.group.others.Load() == 0:
-		l.poller.waitShort(shorter(timeout, shortWait))
-		return
-	case l.now-l.worked < int64(restless):
+	if l.now-l.worked < int64(restless) && l.gap > int64(often) {
 		limit = max(time.Millisecond, yieldEvery-time.Duration(l.now-l.yielded))
 	}
 	l.poller.wait(shorter(timeout, limit))

@@ -105,8 +105,6 @@ func (p *Pool) dialLocked() {
 
 // dialOne opens a connection for whoever waits longest.
 func (p *Pool) dialOne() {
-	p.budget.loops.Begin()
-	defer p.budget.loops.End()
 	ctx, cancel := context.WithTimeoutCause(p.budget.ctx, p.budget.cfg.Connect, context.DeadlineExceeded)
 	defer cancel()
 	d, err := p.dial(ctx, nil)

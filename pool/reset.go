@@ -266,8 +266,6 @@ func (r *resetting) step() {
 		r.s.Prepared.Clear()
 		r.s.Settings = nil
 		r.query("DISCARD ALL")
-	case r.skip > 0 || len(r.s.carry) > 0: // within a message that nobody asked for
-		r.sync()
 	default:
 		r.finish()
 		r.s.pool.Release(r.s)

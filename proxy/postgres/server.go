@@ -335,7 +335,6 @@ func (s *Server) begin(l *login) bool {
 	}
 	s.pending[l] = struct{}{}
 	s.unauthenticated.Add(1)
-	s.loops.Begin()
 	s.logging.Add(1)
 	return true
 }
@@ -355,7 +354,6 @@ func (s *Server) tooManyLogins() *proxy.Refusal {
 
 // loggedIn is called when a login is over, one way or the other.
 func (s *Server) loggedIn(l *login) {
-	s.loops.End()
 	s.unauthenticated.Add(-1)
 	s.mu.Lock()
 	delete(s.pending, l)
