@@ -265,7 +265,7 @@ func (k *link) restoreNames(r *rewriting, i int, body []byte) {
 			id = 10*id + uint64(behind[digits]-'0')
 			digits++
 		}
-		if st := k.session.statements.withID(id); st != nil {
+		if st := k.withID(id); st != nil {
 			changed = append(changed, st.name...)
 		} else {
 			changed = append(append(changed, prefix...), behind[:digits]...)

@@ -31,12 +31,14 @@ type link struct {
 	keeping  *statement // they are the text of this statement
 	text     []byte     // as much of it as has come
 	outer    touch      // what was found before it
+	forget   bool       // whether, before it, prepared statements were going to be gone
 	upOut    []byte     // for the server, not yet written
 	unsynced bool       // messages of the extended protocol were sent since the last Sync
 	skipping bool       // since an error the server skips everything up to the next Sync
 
 	ending     verdict // a message that ends the session, once what was asked before it is answered; passOn: none
 	endingType byte    // of that message
+	dismissed  bool    // the server has been told to go
 
 	// Towards the client.
 	answers    answers
@@ -164,7 +166,7 @@ func (k *link) quiet() bool {
 }
 
 // answering reports whether the server is going to answer what was asked, without the client having to do more for it.
-func (k *link) answering() bool { return k.answers.owed() > 0 && !k.copyIn }
+func (k *link) answering() bool { return k.answers.owed() > 0 && (!k.copyIn || k.doubtful) }
 
 // midMessage reports whether the client has got part of a message of the server's, so that nothing can be said to it.
 func (k *link) midMessage() bool { return k.downSkip > 0 && !k.downDrop }
@@ -176,8 +178,8 @@ func (k *link) settle() {
 	if s == nil || s.dead || k.server == nil {
 		return
 	}
-	if k.ending != passOn && !k.answering() {
-		k.stop(k.ending, k.endingType)
+	if k.ending != passOn {
+		k.finish()
 		return
 	}
 	if !k.quiet() {
@@ -279,6 +281,11 @@ func (k *link) abandon() {
 // serverGone ends the session, because what its transaction did is unknown. If the server said why, the client has read it.
 func (k *link) serverGone(err error) {
 	s := k.session
+	if k.dismissed {
+		k.fatal = true
+		s.lastWords(nil)
+		return
+	}
 	k.w.srv.log.Warn("a server connection broke", "resource", s.resource.name, "error", err)
 	if k.failure == "" && !k.fatal {
 		k.failure = err.Error()

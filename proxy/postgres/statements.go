@@ -68,9 +68,14 @@ func (t *statements) remove(st *statement) {
 	}
 }
 
-// withID finds a named statement by its number.
-func (t *statements) withID(id uint64) *statement {
-	if t != nil {
+// withID finds a named statement by its number, one included that the client has closed behind what is being answered.
+func (k *link) withID(id uint64) *statement {
+	for _, a := range k.answers.pending() {
+		if st := a.statement; st != nil && st.id == id && st.name != "" {
+			return st
+		}
+	}
+	if t := k.session.statements; t != nil {
 		for _, st := range t.named {
 			if st.id == id {
 				return st
@@ -226,6 +231,7 @@ func (k *link) statementFor(t byte, r *rewriting, i int, name []byte) *statement
 func (k *link) parse(r *rewriting, i int, old *statement, name []byte) *statement {
 	k.scan(1)
 	k.outer, k.words.found = k.words.found, 0 // what is found now belongs to this statement
+	k.forget = k.words.forget
 	k.text = k.text[:0]
 	t := k.session.statements
 	if len(name) == 0 {
@@ -283,6 +289,7 @@ func (k *link) statementKept() {
 		st.found |= st.prior.found
 	}
 	k.words.found = k.outer | k.words.found&touchLarge // parsing leaves nothing behind, executing does
+	k.words.forget = k.forget
 }
 
 // prepare has the server know st before what follows.

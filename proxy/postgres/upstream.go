@@ -83,24 +83,35 @@ func (k *link) sendUp(r *rewriting, i int) {
 	k.w.out = r.out[:0]
 }
 
-// stop deals with a message, of type t, that is not passed on. If it ends the session, what was asked before is answered
-// first.
+// stop deals with a message, of type t, that is not passed on.
 func (k *link) stop(v verdict, t byte) {
-	s := k.session
-	if s == nil || s.dead {
+	if s := k.session; s == nil || s.dead || v == waitForMore {
 		return
 	}
-	if v != waitForMore {
-		k.ending, k.endingType = v, t
-		if k.answering() {
+	k.ending, k.endingType = v, t
+	k.finish()
+}
+
+// finish ends a session whose client has said its last, once what it asked before is answered.
+func (k *link) finish() {
+	s := k.session
+	if k.answering() {
+		if !k.doubtful {
+			return
+		}
+		if k.ending == leaveNow { // the server knows best when it has answered all
+			if !k.dismissed {
+				k.dismissed = true
+				k.write(pgwire.AppendMessage(nil, pgwire.Terminate))
+			}
 			return
 		}
 	}
-	switch v {
+	switch k.ending {
 	case leaveNow:
 		s.lastWords(nil)
 	case violation:
-		s.violated("type", fmt.Sprintf("invalid frontend message type %d", t))
+		s.violated("type", fmt.Sprintf("invalid frontend message type %d", k.endingType))
 	case badLength:
 		s.violated("length", "invalid message length")
 	}
