@@ -9,8 +9,12 @@ import (
 	"github.com/weirproxy/weir/pgwire"
 )
 
-// resetTime is how long a server may take to come back to a clean state before it is closed instead.
-const resetTime = 5 * time.Second
+// resetTime is how long a server may take to come back to a clean state before it is closed instead. A cancel request that
+// came before the statement has begun is without effect, so it is repeated.
+const (
+	resetTime   = 5 * time.Second
+	cancelAgain = 500 * time.Millisecond
+)
 
 // Leftover is the state that a borrower leaves a server in.
 type Leftover struct {
@@ -36,6 +40,7 @@ type resetting struct {
 	handler  eventloop.Handler
 	out      []byte // not yet written
 	cancelAt bool   // a cancel was sent: one more round trip proves that it has arrived
+	waited   time.Duration
 	ours     bool   // what runs is our own cleaning: an error is the end
 	skip     int    // bytes of a long message that are still to come
 	over     bool
@@ -57,7 +62,7 @@ func (s *Server) Reset(l *eventloop.Loop, left Leftover) {
 	s.carry = append(s.carry[:0], left.Carry...)
 	r.handler = r
 	s.lent.Store(&r.handler)
-	l.Arm(&s.timer, resetTime, r)
+	l.Arm(&s.timer, cancelAgain, r)
 	s.cleaning = r
 	if running {
 		s.CancelSoon(l, nil)
@@ -130,8 +135,18 @@ func (r *resetting) Ready(_ *eventloop.Loop, e eventloop.Events) {
 	r.read()
 }
 
-// Run is called when the time is over.
-func (r *resetting) Run() { r.fail() }
+// Run is called when some time has passed.
+func (r *resetting) Run() {
+	if r.waited += cancelAgain; r.waited >= resetTime {
+		r.fail()
+		return
+	}
+	if r.left.Cancel && r.left.Owed > 0 && !r.ours {
+		r.cancelAt = true
+		r.s.CancelSoon(r.l, nil)
+	}
+	r.l.Arm(&r.s.timer, cancelAgain, r)
+}
 
 func (r *resetting) failCopy() {
 	r.left.CopyIn = false

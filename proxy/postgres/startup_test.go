@@ -599,6 +599,10 @@ func answerAnything(c *pgtest.ServerConn) error {
 			return nil
 		case m.Type == 'Q' || m.Type == 'F':
 			_, err = c.Write(pgtest.Reply(1))
+		case m.Type == 'P':
+			err = c.Send(&pgproto3.ParseComplete{})
+		case m.Type == 'C':
+			err = c.Send(&pgproto3.CloseComplete{})
 		case m.Type == 'S':
 			err = c.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 		}
