@@ -109,7 +109,11 @@ func (k *link) finish() {
 	}
 	switch k.ending {
 	case leaveNow:
-		s.lastWords(nil)
+		if s.flush() {
+			s.leave()
+		} else {
+			s.lastWords(nil)
+		}
 	case violation:
 		s.violated("type", fmt.Sprintf("invalid frontend message type %d", k.endingType))
 	case badLength:
