@@ -136,6 +136,7 @@ func TestTooManyUnauthenticated(t *testing.T) {
 	pgtest.NoLeaks(t)
 	w := start(t, settings{limits: postgres.Limits{Unauthenticated: 3, LoginTimeout: 500 * time.Millisecond}})
 	inside := w.client()
+	w.eventually("it is in", func() bool { return w.Stats().Clients["login"] == 0 })
 	for range 3 {
 		w.dial(t)
 	}
