@@ -238,7 +238,7 @@ func (k *link) parse(r *rewriting, i int, old *statement, name []byte) *statemen
 		k.keeping = &t.unnamed
 		return &t.unnamed
 	}
-	if old != nil && k.words.forget { // on its way: the name is free by then
+	if old != nil && k.words.forget && !k.parsing(old) { // gone before this one is parsed: the name is free then
 		t.remove(old)
 		old = nil
 	}
@@ -254,6 +254,16 @@ func (k *link) parse(r *rewriting, i int, old *statement, name []byte) *statemen
 	k.server.Prepared.Add(st.id)
 	k.keeping = st
 	return st
+}
+
+// parsing reports whether the Parse of st has yet to be answered.
+func (k *link) parsing(st *statement) bool {
+	for _, a := range k.answers.pending() {
+		if a.kind == parsed && a.statement == st {
+			return true
+		}
+	}
+	return false
 }
 
 // keep collects text of a statement.
