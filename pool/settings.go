@@ -76,6 +76,20 @@ func AppendChange(dst []byte, from, to *Settings) []byte {
 	return pgwire.AppendQuery(dst, sql.String())
 }
 
+// Matters reports whether turning from into to sets anything but application_name, so that a statement must not run before
+// the server has accepted it.
+func Matters(from, to *Settings) bool {
+	if to == nil {
+		return false
+	}
+	for i, name := range to.names {
+		if old, ok := from.get(name); name != "application_name" && (!ok || old != to.values[i]) {
+			return true
+		}
+	}
+	return false
+}
+
 // quoteName quotes each part of a parameter's name, so that whatever a client calls it, it stays a name.
 func quoteName(name string) string {
 	parts := strings.Split(name, ".")

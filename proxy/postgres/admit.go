@@ -48,6 +48,7 @@ func (s *session) borrow(chunk []byte, ticket proxy.Ticket) []byte {
 	r := s.resource
 	server, err := r.pool.Acquire(&k.waiter, r.queueLength)
 	if err != nil {
+		k.queued = false
 		k.end(breaker.Ignored)
 		return s.refuse(chunk, s.asRefusal(err, k.waited()))
 	}
@@ -82,9 +83,7 @@ func (k *link) Run() {
 		return
 	}
 	k.start(server)
-	n := copy(s.w.loop.Scratch, s.carry)
-	s.forget()
-	s.take(s.w.loop.Scratch[:n])
+	s.resume()
 	s.advance()
 }
 

@@ -74,6 +74,9 @@ func (k *link) down(chunk []byte) {
 	case k.settingsFailed != nil && k.answers.empty():
 		k.changed = true
 		s.fatal(k.settingsFailed)
+	case k.settling && !k.answers.settings():
+		k.settling = false
+		s.resume()
 	default:
 		k.settle()
 	}

@@ -73,6 +73,11 @@ func (q *answers) cut(skip, n int) {
 	q.list = kept
 }
 
+// settings reports whether the answer that comes next is to our Query for the session's settings.
+func (q *answers) settings() bool {
+	return !q.empty() && q.first().ours && q.first().kind == queried
+}
+
 // has reports whether something of that kind is to come.
 func (q *answers) has(kind answerKind) bool {
 	for _, a := range q.pending() {

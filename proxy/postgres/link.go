@@ -52,7 +52,8 @@ type link struct {
 	failure    string // what the server failed with, for the breaker
 	doubtful   bool   // what the server will answer is not certain: it stays with this client, and goes with it
 
-	settingsFailed *pgwire.Error // the session's settings were refused
+	settling       bool          // the server has yet to accept the session's settings: the client's messages wait
+	settingsFailed *pgwire.Error // they were refused
 
 	pinned    touch // session state that keeps the server connection
 	changed   bool  // a run-time parameter was reported to have changed
@@ -97,19 +98,23 @@ func (k *link) start(server *pool.Server) {
 }
 
 // applySettings gives the server connection the settings of this session. Their Query goes ahead of the client's first
-// message in the same write.
+// message in the same write, unless it could be refused: a role, say, may have been taken away since the login.
 func (k *link) applySettings() {
 	s := k.session
 	if k.server.Settings == s.settings {
 		return
 	}
-	before := len(k.upOut)
-	k.upOut = pool.AppendChange(k.upOut, k.server.Settings, s.settings)
+	before, old := len(k.upOut), k.server.Settings
+	k.upOut = pool.AppendChange(k.upOut, old, s.settings)
 	k.server.Settings = s.settings
 	if len(k.upOut) > before {
 		k.answers.push(answer{kind: queried, ours: true})
 		k.server.Prepared.Unnamed = 0
 		k.timeQuery()
+	}
+	if pool.Matters(old, s.settings) {
+		k.settling = true
+		k.flush()
 	}
 }
 
@@ -267,7 +272,7 @@ func (k *link) abandon() {
 		CopyIn:   k.copyIn,
 		CopyEnds: k.answers.has(copyEnd),
 		Extended: k.copyParsed || !k.answers.has(queried),
-		Dirty:    touched != 0 || k.changed || s.resource.mode == Session,
+		Dirty:    touched != 0 || k.changed || k.answers.settings() || s.resource.mode == Session,
 		Cancel:   true,
 		Broken:   k.fatal || k.doubtful || k.upSkip > 0 || len(k.upOut) > 0 || touched&touchLoad != 0,
 		Carry:    k.carry,

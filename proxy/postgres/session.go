@@ -112,6 +112,12 @@ func (s *session) pumpUp() bool {
 			s.leave()
 		}
 		return false
+	case s.link.settling: // not read from, but watched
+		s.link.flush()
+		if s.conn.Gone() {
+			s.leave()
+		}
+		return false
 	case s.link.ending != passOn: // it has said all it will
 		if s.link.ending != leaveNow && s.conn.Gone() {
 			s.leave()
@@ -163,7 +169,7 @@ func (s *session) take(chunk []byte) {
 		switch {
 		case s.skip > 0 || s.untilSync:
 			chunk = s.discard(chunk)
-		case s.link != nil && s.link.server == nil:
+		case s.link != nil && (s.link.server == nil || s.link.settling):
 			s.hold(chunk)
 			return
 		case s.link != nil:
@@ -175,6 +181,13 @@ func (s *session) take(chunk []byte) {
 			chunk = s.begin(chunk)
 		}
 	}
+}
+
+// resume uses what was held back.
+func (s *session) resume() {
+	n := copy(s.w.loop.Scratch, s.carry)
+	s.forget()
+	s.take(s.w.loop.Scratch[:n])
 }
 
 // hold keeps the rest of a chunk for the next one.

@@ -353,3 +353,41 @@ func keyValue(pg *pgtest.Postgres) string {
 	host, port, _ := strings.Cut(pg.Addr(), ":")
 	return "host=" + host + " port=" + port + " user=app password=app-secret dbname=app sslmode=disable"
 }
+
+// Trap 10: settings that are refused when it is too late to say so at login keep the statement from running without them.
+func TestNothingRunsWithoutItsSettings(t *testing.T) {
+	direct := left(t)
+	super := pgtest.Connect(t, pgtest.Shared(t).DSNFor(pgserver.Superuser))
+	super.Query("DROP ROLE IF EXISTS tenant")
+	super.Query("CREATE ROLE tenant; GRANT tenant TO app; GRANT ALL ON left_behind TO tenant")
+	defer super.Query("REVOKE ALL ON left_behind FROM tenant; DROP ROLE tenant")
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 1})
+	asked := "options='-c role=tenant'"
+	a, b := w.client(asked), w.client(asked)
+	if got := one(t, a.Query("SELECT current_user")); got != "tenant" {
+		t.Fatalf("current_user is %s", got)
+	}
+	if got := one(t, w.client().Query("SELECT current_user")); got != "app" {
+		t.Fatalf("the next client is %s", got)
+	}
+	super.Query("REVOKE tenant FROM app")
+	for name, send := range map[string]func(){
+		"a query": func() { a.Send(query("INSERT INTO left_behind VALUES ('as somebody else')")) },
+		"a batch": func() {
+			b.Send(parse("", "INSERT INTO left_behind VALUES ('as somebody else')"), bind("", ""), execute("", 0), sync)
+		},
+	} {
+		c := map[string]*pgtest.Client{"a query": a, "a batch": b}[name]
+		send()
+		if got := c.UntilClosed(); len(got) != 1 || got[0].Field('S') != "FATAL" || got[0].Field('C') != "42501" {
+			t.Errorf("%s is answered %v, want FATAL 42501", name, got)
+		}
+	}
+	if got := one(t, direct.Query("SELECT count(*) FROM left_behind")); got != "0" {
+		t.Errorf("%s rows", got)
+	}
+	if got := one(t, w.client().Query("SELECT current_user")); got != "app" {
+		t.Errorf("the next client is %s", got)
+	}
+}

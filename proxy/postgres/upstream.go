@@ -136,7 +136,7 @@ func (k *link) readmit(chunk []byte) bool {
 	}
 	k.ticket, k.admitNext = ticket, false
 	k.applySettings() // DISCARD ALL may have dropped them
-	return true
+	return !k.settling
 }
 
 // pass takes note of bytes of a message body that go to the server as they are.
