@@ -17,9 +17,6 @@ const (
 	lastPause  = time.Second
 )
 
-// acceptsInARow is how many connections a loop accepts before its other sockets have their turn.
-const acceptsInARow = 32
-
 // Listener is a listening socket that all loops of a group accept from: of those that wait, one is woken for each
 // connection.
 type Listener struct {
@@ -33,12 +30,11 @@ type Listener struct {
 
 // ear is a loop's part in a Listener.
 type ear struct {
-	conn    Conn // only to be found by the loop; never read
-	l       *Listener
-	loop    *Loop
-	timer   Timer
-	pause   time.Duration
-	stopped bool
+	conn  Conn // only to be found by the loop; never read
+	l     *Listener
+	loop  *Loop
+	timer Timer
+	pause time.Duration
 }
 
 // Listen takes over the socket of l, which is closed. handle is called on one of the group's loops with each connection
@@ -95,72 +91,61 @@ func (l *Listener) Close() {
 	})
 }
 
-// listen begins to watch the socket. Each loop has a descriptor of its own for it, since a table has one place for each.
-func (e *ear) listen() {
+// open gets a descriptor for the socket. Each loop has its own, since a table has one place for each.
+func (e *ear) open() error {
 	fd, err := unix.FcntlInt(uintptr(e.l.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		e.retry(err)
-		return
+		return fmt.Errorf("duplicate the listener: %w", err)
 	}
 	e.conn.fd, e.conn.handler = int32(fd), e
 	e.conn.generation.Store(nextGeneration())
 	e.conn.loop.Store(e.loop)
 	e.loop.group.table.set(fd, &e.conn)
-	if err := e.loop.poller.addListener(fd, e.conn.generation.Load()); err != nil {
-		e.conn.Close()
-		e.retry(err)
-		return
+	return nil
+}
+
+// listen begins to watch the socket, or goes on after a pause.
+func (e *ear) listen() {
+	var err error
+	if !e.conn.Open() {
+		err = e.open()
 	}
-	e.accept()
+	if err == nil {
+		err = e.loop.poller.addListener(int(e.conn.fd), e.conn.generation.Load())
+	}
+	if err != nil {
+		e.rest(err)
+	}
 }
 
 func (e *ear) stop() {
-	e.stopped = true
 	e.loop.Disarm(&e.timer)
-	e.conn.Close()
+	if e.conn.Open() {
+		e.loop.poller.remove(int(e.conn.fd)) // the socket has other descriptors: closing this one is not enough
+		e.conn.Close()
+	}
 }
 
-// Ready is called when someone has connected.
+// Ready is called when someone has connected, and again as long as someone is waiting.
 func (e *ear) Ready(*Loop, Events) {
-	if !e.timer.Armed() {
-		e.accept()
-	}
-}
-
-// Run is called when there are more to accept, or after a pause.
-func (e *ear) Run() {
+	fd, err := acceptNonblock(int(e.conn.fd))
 	switch {
-	case e.stopped:
-	case !e.conn.Open():
-		e.listen()
+	case err == nil:
+		e.pause = 0
+		e.l.handle(e.loop, fd)
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
 	default:
-		e.accept()
+		e.loop.poller.remove(int(e.conn.fd))
+		e.rest(fmt.Errorf("accept: %w", err))
 	}
 }
 
-func (e *ear) accept() {
-	for range acceptsInARow {
-		fd, err := acceptNonblock(int(e.conn.fd))
-		switch {
-		case err == nil:
-			e.pause = 0
-			e.l.handle(e.loop, fd)
-		case errors.Is(err, unix.EAGAIN):
-			return
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
-		default:
-			e.retry(fmt.Errorf("accept: %w", err))
-			return
-		}
-		if e.stopped {
-			return
-		}
-	}
-	e.loop.Post(e)
-}
-
-func (e *ear) retry(err error) {
+// rest accepts nothing for a while, since it would fail again.
+func (e *ear) rest(err error) {
 	e.pause = min(max(2*e.pause, firstPause), lastPause)
 	e.l.failed(err)
 	e.loop.Arm(&e.timer, e.pause, e)
 }
+
+// Run is called after a pause.
+func (e *ear) Run() { e.listen() }

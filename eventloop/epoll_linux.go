@@ -108,9 +108,10 @@ func (p *poller) dispatch(l *Loop) {
 	p.n = 0
 }
 
-// addListener watches a listening socket that other loops watch as well: of those that wait, one is woken.
+// addListener watches a listening socket that other loops watch as well: of those that wait, one is woken. It is told for
+// as long as someone waits to be accepted.
 func (p *poller) addListener(fd int, generation uint32) error {
-	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET | unix.EPOLLEXCLUSIVE, Fd: int32(fd), Pad: int32(generation)}
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: int32(fd), Pad: int32(generation)}
 	if err := unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 		return fmt.Errorf("epoll_ctl add: %w", err)
 	}

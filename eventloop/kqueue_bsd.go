@@ -100,7 +100,7 @@ func (p *poller) dispatch(l *Loop) {
 
 // addListener watches a listening socket that other loops watch as well. All of them are woken.
 func (p *poller) addListener(fd int, _ uint32) error {
-	return p.change(kevent(fd, unix.EVFILT_READ, unix.EV_ADD|unix.EV_CLEAR))
+	return p.change(kevent(fd, unix.EVFILT_READ, unix.EV_ADD))
 }
 
 func acceptNonblock(fd int) (int, error) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -126,7 +127,7 @@ func startDemoWeir(ctx context.Context, dir, upstream string) (*demoWeir, error)
 	if err != nil {
 		return nil, err
 	}
-	w, err := startWeir(ctx, cfg, slog.New(slog.DiscardHandler))
+	w, err := startWeir(ctx, cfg, runtime.GOMAXPROCS(0), slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

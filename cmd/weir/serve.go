@@ -57,7 +57,9 @@ func (c serveCmd) Run(ctx context.Context, term terminal) error {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
 
-	w, err := startWeir(ctx, cfg, log)
+	processors, release := takeProcessors()
+	defer release()
+	w, err := startWeir(ctx, cfg, processors, log)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -53,7 +54,7 @@ type gate struct {
 
 // startWeir opens what cfg names and serves until shutdown or close. A database or a Redis that does not answer is no
 // reason not to start: functions are told, and /readyz says so.
-func startWeir(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *weir, err error) {
+func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slog.Logger) (_ *weir, err error) {
 	w := &weir{log: log, key: mockKey(cfg), gates: map[string]*gate{}, failed: make(chan error, 2)}
 	defer func() {
 		if err != nil {
@@ -74,6 +75,7 @@ func startWeir(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *we
 	if err != nil {
 		return nil, err
 	}
+	options.Processors = processors
 	if w.server, err = postgres.New(options); err != nil {
 		return nil, err
 	}
@@ -95,6 +97,14 @@ func startWeir(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *we
 	w.running.Go(w.serveAdmin)
 	w.running.Go(w.serveClients)
 	return w, nil
+}
+
+// takeProcessors gives the Go runtime as many processors as the event loops need besides those of the machine, and returns
+// how many the machine has for us. release undoes it.
+func takeProcessors() (processors int, release func()) {
+	processors = runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(postgres.GoProcessors(processors))
+	return processors, func() { runtime.GOMAXPROCS(processors) }
 }
 
 func (w *weir) serveClients() {

@@ -177,13 +177,12 @@ func (l *login) handOver(st *startup, r *resource, g *pool.Greeting, settings *p
 	}
 	out = pgwire.AppendBackendKeyData(out, s.key.pid, s.key.bytes())
 	out = pgwire.AppendReadyForQuery(out, pgwire.Idle)
-	_, err := l.conn.Write(out)
-	if err != nil {
+	l.srv.loginTime.Observe(time.Since(l.began))
+	l.srv.logins.Add(loginKey{l.method, "ok"}, 1)
+	if _, err := l.conn.Write(out); err != nil {
 		l.srv.forget(s)
 		return err
 	}
-	l.srv.loginTime.Observe(time.Since(l.began))
-	l.srv.logins.Add(loginKey{l.method, "ok"}, 1)
 	early := append([]byte(nil), l.in...)
 	secure := l.secure
 	if secure != nil {

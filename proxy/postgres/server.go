@@ -37,12 +37,12 @@ const (
 
 // Options are what a Server needs. They are not changed after New.
 type Options struct {
-	Resources []ResourceOptions
-	Users     *auth.Users
-	TLS       TLSOptions
-	Limits    Limits
-	Loops     int // event loops; 0: as many as suit the machine
-	Log       *slog.Logger
+	Resources  []ResourceOptions
+	Users      *auth.Users
+	TLS        TLSOptions
+	Limits     Limits
+	Processors int // how many the event loops may make use of; 0: GOMAXPROCS
+	Log        *slog.Logger
 }
 
 // ResourceOptions describe one database that clients may ask for.
@@ -143,11 +143,12 @@ const (
 
 // New makes a Server and its event loops. It opens no connection yet.
 func New(o Options) (*Server, error) {
-	loops, err := eventloop.NewGroup(cmpOr(o.Loops, defaultLoops()))
+	processors := cmpOr(o.Processors, runtime.GOMAXPROCS(0))
+	loops, err := eventloop.NewGroup(sessionLoops(processors))
 	if err != nil {
 		return nil, err
 	}
-	porch, err := eventloop.NewGroup(runtime.NumCPU())
+	porch, err := eventloop.NewGroup(processors)
 	if err != nil {
 		loops.Close()
 		return nil, err
@@ -184,8 +185,13 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-// defaultLoops leaves part of the machine to logins, dials and everything else.
-func defaultLoops() int { return max(1, runtime.GOMAXPROCS(0)/2) }
+// sessionLoops is how many loops sessions have: half of the processors, so that one wait finds more of them ready, which is
+// cheaper. Logins, whose arithmetic wants them all, have a loop for each.
+func sessionLoops(processors int) int { return max(1, processors/2) }
+
+// GoProcessors is what GOMAXPROCS should be for a Server that makes use of this many processors. A loop keeps one of Go's
+// processors while it waits for work; with none to spare, the runtime would take it away each time, at great cost.
+func GoProcessors(processors int) int { return processors + sessionLoops(processors) }
 
 func cmpOr(a, b int) int {
 	if a != 0 {

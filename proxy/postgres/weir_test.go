@@ -86,7 +86,7 @@ func start(tb testing.TB, c settings) *weir {
 			Name: database, Upstream: c.upstream, Pool: c.pool, Mode: c.mode, Queue: c.queue, Timeouts: c.timeouts,
 			Gate: proxy.NewGate(database, c.rate, c.bucket, c.breaker, log),
 		}},
-		Users: users, TLS: c.tls, Limits: c.limits, Loops: c.loops, Log: log,
+		Users: users, TLS: c.tls, Limits: c.limits, Processors: 2 * c.loops, Log: log,
 	})
 	if err != nil {
 		tb.Fatal(err)
