@@ -13,6 +13,6 @@
 //	cancel.go      the keys of cancel requests
 //	stats.go       what is counted
 //
-// Up to the end of login a client is served by a goroutine of its own, with plain blocking code. From then on it lives on
-// an event loop (package eventloop), and idle it is no more than its session struct.
+// Up to the end of login a client is served by a fiber on one of the loops for logins (package eventloop), with code that
+// reads as if it blocked. From then on it lives on a loop for sessions, and idle it is no more than its session struct.
 package postgres
