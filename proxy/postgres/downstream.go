@@ -85,6 +85,9 @@ func (k *link) down(chunk []byte) {
 // answersOurs reports whether a message of type t answers something that we asked, so that the client must not see it. An
 // error always ends what the client asked as well, unless it answers a Query of ours.
 func (k *link) answersOurs(t byte) bool {
+	if t == pgwire.ParseComplete || t == pgwire.CloseComplete {
+		k.answers.dropCopyEnds(true)
+	}
 	if k.answers.empty() || !k.answers.first().ours {
 		return false
 	}

@@ -78,8 +78,17 @@ func (w *worker) newLink(s *session, ticket proxy.Ticket) *link {
 // recycle makes an ended link ready for the next session. Its buffers stay with it.
 func (w *worker) recycle(k *link) {
 	k.answers.reset()
+	k.text, k.upOut, k.carry = modest(k.text), modest(k.upOut), modest(k.carry)
 	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0]}
 	w.free = append(w.free, k)
+}
+
+// modest is a buffer to be kept for later, unless it has grown beyond what is common.
+func modest(b []byte) []byte {
+	if cap(b) > eventloop.ScratchSize {
+		return nil
+	}
+	return b[:0]
 }
 
 // waited is how long ago the transaction was admitted.

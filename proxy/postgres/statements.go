@@ -360,7 +360,6 @@ func (k *link) hearStatement(t byte) error {
 	if t == pgwire.CloseComplete {
 		want = closed
 	}
-	k.answers.dropCopyEnds(true)
 	if k.doubtful {
 		for k.answers.has(want) && k.answers.first().kind != want {
 			k.answers.pop()
