@@ -387,13 +387,14 @@ func TestConnectionsComeAndGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	var serving, clients sync.WaitGroup
+	var echoes []*echo
 	serving.Go(func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
-			serveEcho(conn, g, rand.IntN(2) == 0, nil)
+			echoes = append(echoes, serveEcho(conn, g, rand.IntN(2) == 0, nil))
 		}
 	})
 	for c := range 8 {
@@ -409,6 +410,9 @@ func TestConnectionsComeAndGo(t *testing.T) {
 	clients.Wait()
 	_ = l.Close()
 	serving.Wait()
+	for _, e := range echoes { // each has to hear of its client's end
+		<-e.closed
+	}
 }
 
 func oneConversation(addr string, id uint64) error {
