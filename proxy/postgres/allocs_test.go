@@ -16,8 +16,8 @@ import (
 // client here only writes and reads.
 func TestRelayingAllocatesNothing(t *testing.T) {
 	pgtest.Shared(t)
-	named := []frontend{bindTo("s", "one"), describe('P', ""), execute("", 0), sync}
-	unnamed := append([]frontend{parse("", "SELECT $1::text")}, bindTo("", "one"), describe('P', ""), execute("", 0), sync)
+	named := []frontend{bindTo("s", "one"), describe('P', ""), execute("", 0), synchronize}
+	unnamed := append([]frontend{parse("", "SELECT $1::text")}, bindTo("", "one"), describe('P', ""), execute("", 0), synchronize)
 	tests := map[string][]frontend{
 		"a simple query":           {query("SELECT 1")},
 		"a batch":                  unnamed,
@@ -33,7 +33,7 @@ func TestRelayingAllocatesNothing(t *testing.T) {
 		for name, messages := range tests {
 			t.Run(string(mode)+"/"+name, func(t *testing.T) {
 				c := w.client()
-				c.Send(parse("s", "SELECT $1::text"), sync)
+				c.Send(parse("s", "SELECT $1::text"), synchronize)
 				c.UntilReady(1)
 				ask := pgtest.Encode(messages...)
 				answer := measure(t, c, ask, messages)
@@ -70,7 +70,7 @@ func measure(t *testing.T, c *pgtest.Client, ask []byte, messages []frontend) (n
 	c.SendBytes(ask)
 	readies := 0
 	for _, m := range messages {
-		if m == sync || isQuery(m) {
+		if m == synchronize || isQuery(m) {
 			readies++
 		}
 	}

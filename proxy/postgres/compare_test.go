@@ -106,11 +106,11 @@ func bindTo(name string, parameters ...string) frontend {
 }
 
 var (
-	sync      frontend = &pgproto3.Sync{}
-	flush     frontend = &pgproto3.Flush{}
-	terminate frontend = &pgproto3.Terminate{}
-	copyDone  frontend = &pgproto3.CopyDone{}
-	copyFail  frontend = &pgproto3.CopyFail{Message: "changed my mind"}
+	synchronize frontend = &pgproto3.Sync{}
+	flush       frontend = &pgproto3.Flush{}
+	terminate   frontend = &pgproto3.Terminate{}
+	copyDone    frontend = &pgproto3.CopyDone{}
+	copyFail    frontend = &pgproto3.CopyFail{Message: "changed my mind"}
 )
 
 // run plays the script and returns what came back, one list for each exchange.
@@ -181,7 +181,7 @@ func switching(tb testing.TB, w *weir) func([]pgtest.Message) {
 	turn := 0
 	occupy := func() {
 		h := pgtest.Connect(tb, w.dsn())
-		h.Send(query("BEGIN"), parse("", "SELECT 'a stranger''s'"), parse("s", "SELECT 'a stranger''s s'"), parse("t", "SELECT 'a stranger''s t'"), sync)
+		h.Send(query("BEGIN"), parse("", "SELECT 'a stranger''s'"), parse("s", "SELECT 'a stranger''s s'"), parse("t", "SELECT 'a stranger''s t'"), synchronize)
 		h.UntilReady(2)
 		holders[turn] = h
 	}
@@ -313,7 +313,7 @@ func TestSimpleQueriesAreAnsweredAsByTheServer(t *testing.T) {
 			ready(1, &pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}, ResultFormatCode: 0}),
 			ready(1, query("COMMIT")),
 		}},
-		"syncs without anything":          {script: []exchange{ready(1, sync), ready(3, sync, sync, sync), ready(2, query("SELECT 1"), sync)}},                                              // Trap 15
+		"syncs without anything":          {script: []exchange{ready(1, synchronize), ready(3, synchronize, synchronize, synchronize), ready(2, query("SELECT 1"), synchronize)}},           // Trap 15
 		"messages of a COPY there is not": {script: []exchange{ready(1, data("x"), copyDone, copyFail, query("SELECT 1")), ready(2, query("BEGIN"), data("x"), copyDone, query("COMMIT"))}}, // Trap 29
 	})
 }
@@ -328,7 +328,7 @@ func TestSessionsEndAsWithTheServer(t *testing.T) {
 		"terminate behind a query":            {script: []exchange{ended(query("SELECT 1"), terminate)}},
 		"terminate behind two":                {script: []exchange{ended(query("SELECT 1/0"), query("SELECT repeat('x', 1000000)"), terminate)}},
 		"terminate in a transaction":          {script: []exchange{ready(1, query("BEGIN")), ended(terminate)}},
-		"terminate behind a batch":            {script: []exchange{ended(parse("", "SELECT 1"), bind("", ""), execute("", 0), sync, terminate)}},
+		"terminate behind a batch":            {script: []exchange{ended(parse("", "SELECT 1"), bind("", ""), execute("", 0), synchronize, terminate)}},
 		"terminate within a batch":            {script: []exchange{ended(parse("", "SELECT 1"), bind("", ""), terminate)}},
 		"an unknown message":                  {script: []exchange{sentBytes(odd('!', 4))}, loose: true},
 		"an unknown message of the server's":  {script: []exchange{sentBytes(odd('T', 4))}, loose: true},
@@ -347,92 +347,92 @@ func TestExtendedQueriesAreAnsweredAsByTheServer(t *testing.T) {
 	series := parse("s", "SELECT generate_series(1, 10)")
 	bad := []byte{'P', 0, 0, 0, 8, 'n', 'o', ' ', 'x'}
 	compare(t, map[string]scenario{
-		"the usual batch":         {script: repeat(3, ready(1, append(one, sync)...))},
-		"parameters":              {script: []exchange{ready(1, parse("", "SELECT $1::int + $2::int, $3::text"), bindTo("", "1", "2", "x"), describe('P', ""), execute("", 0), sync)}},
-		"declared types":          {script: []exchange{ready(1, &pgproto3.Parse{Name: "s", Query: "SELECT $1", ParameterOIDs: []uint32{23}}, describe('S', "s"), sync), ready(1, bindTo("s", "7"), execute("", 0), sync)}},
-		"no rows, no data":        {script: []exchange{ready(1, parse("", ""), bind("", ""), describe('P', ""), execute("", 0), sync), ready(1, parse("", "DO $$ BEGIN END $$"), bind("", ""), describe('P', ""), execute("", 0), sync)}},
-		"named over transactions": {script: append([]exchange{ready(1, parse("s", "SELECT $1::text"), describe('S', "s"), sync)}, repeat(5, ready(1, bindTo("s", "x"), describe('P', ""), execute("", 0), sync))...)},
-		"described again":         {script: append([]exchange{ready(1, parse("s", "SELECT $1::text, $2::int"), sync)}, repeat(3, ready(1, describe('S', "s"), sync))...)},
+		"the usual batch":         {script: repeat(3, ready(1, append(one, synchronize)...))},
+		"parameters":              {script: []exchange{ready(1, parse("", "SELECT $1::int + $2::int, $3::text"), bindTo("", "1", "2", "x"), describe('P', ""), execute("", 0), synchronize)}},
+		"declared types":          {script: []exchange{ready(1, &pgproto3.Parse{Name: "s", Query: "SELECT $1", ParameterOIDs: []uint32{23}}, describe('S', "s"), synchronize), ready(1, bindTo("s", "7"), execute("", 0), synchronize)}},
+		"no rows, no data":        {script: []exchange{ready(1, parse("", ""), bind("", ""), describe('P', ""), execute("", 0), synchronize), ready(1, parse("", "DO $$ BEGIN END $$"), bind("", ""), describe('P', ""), execute("", 0), synchronize)}},
+		"named over transactions": {script: append([]exchange{ready(1, parse("s", "SELECT $1::text"), describe('S', "s"), synchronize)}, repeat(5, ready(1, bindTo("s", "x"), describe('P', ""), execute("", 0), synchronize))...)},
+		"described again":         {script: append([]exchange{ready(1, parse("s", "SELECT $1::text, $2::int"), synchronize)}, repeat(3, ready(1, describe('S', "s"), synchronize))...)},
 		"described first, bound later": {script: append(repeat(3, // as lib/pq does
-			ready(1, parse("", "SELECT $1::text"), describe('S', ""), sync),
-			ready(1, bindTo("", "x"), execute("", 0), sync)),
-			ready(1, bindTo("", "again"), execute("", 0), sync))},
+			ready(1, parse("", "SELECT $1::text"), describe('S', ""), synchronize),
+			ready(1, bindTo("", "x"), execute("", 0), synchronize)),
+			ready(1, bindTo("", "again"), execute("", 0), synchronize))},
 		"the unnamed one is replaced": {script: []exchange{ // Trap 22
-			ready(1, parse("", "SELECT 1"), sync), ready(1, bind("", ""), execute("", 0), sync),
-			ready(1, parse("", "SELECT 2"), sync), ready(1, bind("", ""), execute("", 0), sync)}},
+			ready(1, parse("", "SELECT 1"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize),
+			ready(1, parse("", "SELECT 2"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize)}},
 		"the unnamed one ends with a simple query": {script: []exchange{ // Trap 22
-			ready(1, parse("", "SELECT 1"), sync), ready(1, query("SELECT 2")), ready(1, bind("", ""), execute("", 0), sync)}},
+			ready(1, parse("", "SELECT 1"), synchronize), ready(1, query("SELECT 2")), ready(1, bind("", ""), execute("", 0), synchronize)}},
 		"the unnamed one ends with a simple query, even a bad one": {script: []exchange{
-			ready(1, parse("", "SELECT 1"), sync), ready(1, query("SELEC 2")), ready(1, bind("", ""), execute("", 0), sync)}},
+			ready(1, parse("", "SELECT 1"), synchronize), ready(1, query("SELEC 2")), ready(1, bind("", ""), execute("", 0), synchronize)}},
 		"the unnamed one ends with a bad one": {script: []exchange{
-			ready(1, parse("", "SELECT 1"), sync), ready(1, parse("", "SELEC 2"), sync), ready(1, bind("", ""), execute("", 0), sync)}},
+			ready(1, parse("", "SELECT 1"), synchronize), ready(1, parse("", "SELEC 2"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize)}},
 		"the unnamed one is closed": {script: []exchange{
-			ready(1, parse("", "SELECT 1"), sync), ready(1, closing('S', ""), sync), ready(1, bind("", ""), execute("", 0), sync)}},
-		"the unnamed one of nobody":  {script: []exchange{ready(1, bind("", ""), execute("", 0), sync), ready(1, describe('S', ""), sync)}},
-		"several unnamed in a batch": {script: []exchange{ready(1, parse("", "SELECT 1"), bind("", ""), execute("", 0), parse("", "SELECT 2"), bind("", ""), execute("", 0), sync)}},
+			ready(1, parse("", "SELECT 1"), synchronize), ready(1, closing('S', ""), synchronize), ready(1, bind("", ""), execute("", 0), synchronize)}},
+		"the unnamed one of nobody":  {script: []exchange{ready(1, bind("", ""), execute("", 0), synchronize), ready(1, describe('S', ""), synchronize)}},
+		"several unnamed in a batch": {script: []exchange{ready(1, parse("", "SELECT 1"), bind("", ""), execute("", 0), parse("", "SELECT 2"), bind("", ""), execute("", 0), synchronize)}},
 		"several named in a batch": {script: []exchange{
-			ready(1, parse("s", "SELECT 's'"), parse("t", "SELECT 't'"), bind("", "s"), execute("", 0), bind("", "t"), execute("", 0), bind("", "s"), execute("", 0), sync),
-			ready(1, bind("", "t"), execute("", 0), bind("", "s"), execute("", 0), sync)}},
-		"a hundred batches in one write": {script: []exchange{ready(100, repeat(100, append(one, sync)...)...)}}, // Trap 16
-		"a hundred batches of named in one write": {script: []exchange{ready(101, append([]frontend{parse("s", "SELECT $1::text"), sync},
-			repeat(100, frontend(bindTo("s", "x")), execute("", 0), sync)...)...)}},
-		"several syncs at once":         {script: []exchange{ready(4, append(one, sync, sync, sync, sync)...), ready(1, query("SELECT 1"))}}, // Trap 15
-		"a sync ahead of the batch":     {script: []exchange{ready(3, append([]frontend{sync}, append(one, sync, sync)...)...)}},
-		"flush without sync":            {script: []exchange{flushed(1, 'C', append(one, flush)...), flushed(1, 'C', append(one, flush)...), ready(1, sync)}}, // Trap 19
-		"flush behind sync":             {script: repeat(2, ready(1, append(one, sync, flush)...))},
-		"flush after each message":      {script: []exchange{flushed(1, '1', parse("s", "SELECT 1"), flush), flushed(1, 'T', describe('S', "s"), flush), flushed(1, '2', bind("", "s"), flush), flushed(1, 'C', execute("", 0), flush), ready(1, sync)}}, // Trap 19
-		"an error until sync":           {script: []exchange{ready(1, append([]frontend{parse("", "SELEC")}, append(one, sync)...)...), ready(1, append(one, sync)...)}},                                                                                 // Trap 17
-		"an error, flushed, until sync": {script: []exchange{flushed(1, 'E', parse("", "SELEC"), flush), sent(one...), sent(one...), ready(1, sync), ready(1, append(one, sync)...)}},                                                                    // Trap 17
-		"an error while executing":      {script: []exchange{ready(1, append(append(one, parse("d", "SELECT 1/0"), bind("", "d"), execute("", 0)), append(one, sync)...)...), ready(1, bind("", "d"), execute("", 0), sync)}},
-		"an error in the first of many": {script: []exchange{ready(3, parse("s", "SELEC"), bind("", "s"), sync, parse("s", "SELECT 1"), bind("", "s"), execute("", 0), sync, bind("", "s"), execute("", 0), sync)}},
+			ready(1, parse("s", "SELECT 's'"), parse("t", "SELECT 't'"), bind("", "s"), execute("", 0), bind("", "t"), execute("", 0), bind("", "s"), execute("", 0), synchronize),
+			ready(1, bind("", "t"), execute("", 0), bind("", "s"), execute("", 0), synchronize)}},
+		"a hundred batches in one write": {script: []exchange{ready(100, repeat(100, append(one, synchronize)...)...)}}, // Trap 16
+		"a hundred batches of named in one write": {script: []exchange{ready(101, append([]frontend{parse("s", "SELECT $1::text"), synchronize},
+			repeat(100, frontend(bindTo("s", "x")), execute("", 0), synchronize)...)...)}},
+		"several syncs at once":         {script: []exchange{ready(4, append(one, synchronize, synchronize, synchronize, synchronize)...), ready(1, query("SELECT 1"))}}, // Trap 15
+		"a sync ahead of the batch":     {script: []exchange{ready(3, append([]frontend{synchronize}, append(one, synchronize, synchronize)...)...)}},
+		"flush without sync":            {script: []exchange{flushed(1, 'C', append(one, flush)...), flushed(1, 'C', append(one, flush)...), ready(1, synchronize)}}, // Trap 19
+		"flush behind sync":             {script: repeat(2, ready(1, append(one, synchronize, flush)...))},
+		"flush after each message":      {script: []exchange{flushed(1, '1', parse("s", "SELECT 1"), flush), flushed(1, 'T', describe('S', "s"), flush), flushed(1, '2', bind("", "s"), flush), flushed(1, 'C', execute("", 0), flush), ready(1, synchronize)}}, // Trap 19
+		"an error until sync":           {script: []exchange{ready(1, append([]frontend{parse("", "SELEC")}, append(one, synchronize)...)...), ready(1, append(one, synchronize)...)}},                                                                          // Trap 17
+		"an error, flushed, until sync": {script: []exchange{flushed(1, 'E', parse("", "SELEC"), flush), sent(one...), sent(one...), ready(1, synchronize), ready(1, append(one, synchronize)...)}},                                                             // Trap 17
+		"an error while executing":      {script: []exchange{ready(1, append(append(one, parse("d", "SELECT 1/0"), bind("", "d"), execute("", 0)), append(one, synchronize)...)...), ready(1, bind("", "d"), execute("", 0), synchronize)}},
+		"an error in the first of many": {script: []exchange{ready(3, parse("s", "SELEC"), bind("", "s"), synchronize, parse("s", "SELECT 1"), bind("", "s"), execute("", 0), synchronize, bind("", "s"), execute("", 0), synchronize)}},
 		"statements parsed behind an error do not exist": {script: []exchange{ // Trap 21
-			ready(1, parse("", "SELEC"), parse("s", "SELECT 1"), sync), ready(1, bind("", "s"), execute("", 0), sync), ready(1, parse("s", "SELECT 2"), bind("", "s"), execute("", 0), sync)}},
-		"a failed parse":                  {script: []exchange{ready(1, parse("s", "SELEC"), sync), ready(1, bind("", "s"), execute("", 0), sync), ready(1, parse("s", "SELECT 1"), sync), ready(1, bind("", "s"), execute("", 0), sync)}}, // Trap 21
-		"a name that is taken":            {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(1, parse("s", "SELECT 2"), sync), ready(1, bind("", "s"), execute("", 0), sync)}},                                             // Trap 22
-		"a name that is taken in a batch": {script: []exchange{ready(1, parse("s", "SELECT 1"), parse("s", "SELECT 2"), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
-		"an unknown statement":            {script: []exchange{ready(1, bind("", "unknown"), execute("", 0), sync), ready(1, describe('S', "unknown"), sync)}},
-		"an unknown portal":               {script: []exchange{ready(1, execute("unknown", 0), sync), ready(1, describe('P', "unknown"), sync)}},
-		"closing":                         {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(1, closing('S', "s"), sync), ready(1, bind("", "s"), sync), ready(1, parse("s", "SELECT 2"), bind("", "s"), execute("", 0), sync)}}, // Trap 24
-		"closing what there is not":       {script: []exchange{ready(1, closing('S', "unknown"), closing('P', "unknown"), closing('S', ""), closing('P', ""), sync)}},                                                                            // Trap 24
-		"closing and parsing again":       {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(1, closing('S', "s"), parse("s", "SELECT 2"), bind("", "s"), execute("", 0), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
-		"closing and parsing again behind an error": {script: []exchange{ready(1, parse("s", "SELECT 1"), sync),
-			ready(1, parse("", "SELEC"), closing('S', "s"), parse("s", "SELECT 2"), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
-		"closing, parsing and failing": {script: []exchange{ready(1, parse("s", "SELECT 1"), sync),
-			ready(1, closing('S', "s"), parse("s", "SELEC"), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
+			ready(1, parse("", "SELEC"), parse("s", "SELECT 1"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize), ready(1, parse("s", "SELECT 2"), bind("", "s"), execute("", 0), synchronize)}},
+		"a failed parse":                  {script: []exchange{ready(1, parse("s", "SELEC"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize), ready(1, parse("s", "SELECT 1"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}}, // Trap 21
+		"a name that is taken":            {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},                                                    // Trap 22
+		"a name that is taken in a batch": {script: []exchange{ready(1, parse("s", "SELECT 1"), parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"an unknown statement":            {script: []exchange{ready(1, bind("", "unknown"), execute("", 0), synchronize), ready(1, describe('S', "unknown"), synchronize)}},
+		"an unknown portal":               {script: []exchange{ready(1, execute("unknown", 0), synchronize), ready(1, describe('P', "unknown"), synchronize)}},
+		"closing":                         {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, closing('S', "s"), synchronize), ready(1, bind("", "s"), synchronize), ready(1, parse("s", "SELECT 2"), bind("", "s"), execute("", 0), synchronize)}}, // Trap 24
+		"closing what there is not":       {script: []exchange{ready(1, closing('S', "unknown"), closing('P', "unknown"), closing('S', ""), closing('P', ""), synchronize)}},                                                                                                 // Trap 24
+		"closing and parsing again":       {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, closing('S', "s"), parse("s", "SELECT 2"), bind("", "s"), execute("", 0), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"closing and parsing again behind an error": {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize),
+			ready(1, parse("", "SELEC"), closing('S', "s"), parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"closing, parsing and failing": {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize),
+			ready(1, closing('S', "s"), parse("s", "SELEC"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
 		"rows in portions": {script: []exchange{ // Trap 24
-			ready(1, query("BEGIN")), ready(1, series, bind("p", "s"), execute("p", 3), sync), ready(1, execute("p", 3), sync),
-			ready(1, execute("p", 0), sync), ready(1, execute("p", 1), sync), ready(1, closing('P', "p"), sync), ready(1, query("COMMIT"))}},
-		"rows in portions by flush":        {script: []exchange{flushed(1, 's', series, bind("", "s"), execute("", 3), flush), flushed(1, 's', execute("", 3), flush), flushed(1, 'C', execute("", 0), flush), ready(1, sync)}},
-		"portals end with the transaction": {script: []exchange{ready(1, query("BEGIN")), ready(1, series, bind("p", "s"), execute("p", 1), sync), ready(1, query("COMMIT")), ready(1, execute("p", 1), sync)}},
-		"portals end with the batch":       {script: []exchange{ready(1, series, bind("p", "s"), execute("p", 1), sync), ready(1, execute("p", 1), sync)}},
+			ready(1, query("BEGIN")), ready(1, series, bind("p", "s"), execute("p", 3), synchronize), ready(1, execute("p", 3), synchronize),
+			ready(1, execute("p", 0), synchronize), ready(1, execute("p", 1), synchronize), ready(1, closing('P', "p"), synchronize), ready(1, query("COMMIT"))}},
+		"rows in portions by flush":        {script: []exchange{flushed(1, 's', series, bind("", "s"), execute("", 3), flush), flushed(1, 's', execute("", 3), flush), flushed(1, 'C', execute("", 0), flush), ready(1, synchronize)}},
+		"portals end with the transaction": {script: []exchange{ready(1, query("BEGIN")), ready(1, series, bind("p", "s"), execute("p", 1), synchronize), ready(1, query("COMMIT")), ready(1, execute("p", 1), synchronize)}},
+		"portals end with the batch":       {script: []exchange{ready(1, series, bind("p", "s"), execute("p", 1), synchronize), ready(1, execute("p", 1), synchronize)}},
 		"a transaction in batches": {script: []exchange{
-			ready(1, parse("", "BEGIN"), bind("", ""), execute("", 0), sync), ready(1, append(one, sync)...),
-			ready(1, parse("s", "SELECT 1/0"), bind("", "s"), execute("", 0), sync), ready(1, append(one, sync)...),
-			ready(1, parse("", "ROLLBACK"), bind("", ""), execute("", 0), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
+			ready(1, parse("", "BEGIN"), bind("", ""), execute("", 0), synchronize), ready(1, append(one, synchronize)...),
+			ready(1, parse("s", "SELECT 1/0"), bind("", "s"), execute("", 0), synchronize), ready(1, append(one, synchronize)...),
+			ready(1, parse("", "ROLLBACK"), bind("", ""), execute("", 0), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
 		"a statement parsed in a transaction that is rolled back": {script: []exchange{
-			ready(1, query("BEGIN")), ready(1, parse("s", "SELECT 1"), sync), ready(1, query("ROLLBACK")), ready(1, bind("", "s"), execute("", 0), sync)}},
+			ready(1, query("BEGIN")), ready(1, parse("s", "SELECT 1"), synchronize), ready(1, query("ROLLBACK")), ready(1, bind("", "s"), execute("", 0), synchronize)}},
 		"committing by a statement parsed before": {script: []exchange{
-			ready(1, parse("s", "ROLLBACK"), sync), ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")), ready(1, bind("", "s"), execute("", 0), sync)}},
-		"deallocating all":                                   {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(1, query("DEALLOCATE ALL")), ready(1, bind("", "s"), sync), ready(1, parse("s", "SELECT 2"), sync), ready(1, bind("", "s"), execute("", 0), sync)}}, // Trap 26
-		"discarding all":                                     {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(1, query("DISCARD ALL")), ready(1, bind("", "s"), sync), ready(1, parse("s", "SELECT 2"), sync), ready(1, bind("", "s"), execute("", 0), sync)}},    // Trap 26
-		"discarding all, extended":                           {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(1, parse("", "DISCARD ALL"), bind("", ""), execute("", 0), sync), ready(1, bind("", "s"), sync), ready(1, bind("", ""), sync)}},
-		"discarding all, then a batch":                       {script: []exchange{ready(1, parse("s", "SELECT 1"), sync), ready(2, query("DISCARD ALL"), parse("s", "SELECT 2"), bind("", "s"), execute("", 0), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
-		"parsing behind deallocate all":                      {script: []exchange{ready(2, query("DEALLOCATE ALL"), parse("", "SELECT 2"), sync), ready(1, bind("", ""), execute("", 0), sync)}},
-		"a simple query in between":                          {script: []exchange{ready(3, append(append(one, sync, query("SELECT 2")), append(one, sync)...)...)}},
-		"a simple query without a sync":                      {script: []exchange{ready(1, append(one, query("SELECT 2"))...), ready(1, sync), ready(1, append(one, sync)...), ready(1, query("SELECT 3"))}},
-		"a simple query behind an error without a sync":      {script: []exchange{ready(1, parse("", "SELEC"), query("SELECT 2"), sync), ready(1, append(one, sync)...), ready(1, query("SELECT 3"))}},
-		"a simple query behind a failed bind without a sync": {script: []exchange{ready(1, bind("", "unknown"), query("SELECT 2"), sync), ready(1, append(one, sync)...), ready(1, parse("", "SELEC"), sync), ready(1, query("SELECT 3"))}},
-		"byte by byte":                                       {script: []exchange{dripping(ready(2, parse("s", "SELECT $1::text"), describe('S', "s"), bindTo("s", "drip"), describe('P', ""), execute("", 0), sync, closing('S', "s"), sync))}},
-		"a long statement":                                   {script: []exchange{ready(1, parse("s", "SELECT 1 /* "+strings.Repeat("long ", 40<<10)+"*/"), sync), ready(1, bind("", "s"), execute("", 0), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
-		"a very long statement":                              {script: []exchange{ready(1, parse("s", "SELECT 1 /* "+strings.Repeat("long ", 300<<10)+"*/"), sync), ready(1, bind("", "s"), execute("", 0), sync), ready(1, bind("", "s"), execute("", 0), sync)}},
-		"a long parameter":                                   {script: []exchange{ready(1, parse("s", "SELECT length($1)"), sync), ready(1, bindTo("s", strings.Repeat("x", 5<<20)), execute("", 0), sync), ready(1, append(one, sync)...)}},
-		"a malformed parse":                                  {script: []exchange{{wire: append(bytes.Clone(bad), pgtest.Encode(sync)...), until: ready(1).until}, ready(1, append(one, sync)...)}},
-		"parameters that do not fit":                         {script: []exchange{ready(1, parse("s", "SELECT $1::int"), sync), ready(1, bindTo("s"), sync), ready(1, bindTo("s", "x"), sync), ready(1, bindTo("s", "1"), execute("", 0), sync)}},
+			ready(1, parse("s", "ROLLBACK"), synchronize), ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"deallocating all":                                   {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, query("DEALLOCATE ALL")), ready(1, bind("", "s"), synchronize), ready(1, parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}}, // Trap 26
+		"discarding all":                                     {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, query("DISCARD ALL")), ready(1, bind("", "s"), synchronize), ready(1, parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},    // Trap 26
+		"discarding all, extended":                           {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, parse("", "DISCARD ALL"), bind("", ""), execute("", 0), synchronize), ready(1, bind("", "s"), synchronize), ready(1, bind("", ""), synchronize)}},
+		"discarding all, then a batch":                       {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(2, query("DISCARD ALL"), parse("s", "SELECT 2"), bind("", "s"), execute("", 0), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"parsing behind deallocate all":                      {script: []exchange{ready(2, query("DEALLOCATE ALL"), parse("", "SELECT 2"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize)}},
+		"a simple query in between":                          {script: []exchange{ready(3, append(append(one, synchronize, query("SELECT 2")), append(one, synchronize)...)...)}},
+		"a simple query without a sync":                      {script: []exchange{ready(1, append(one, query("SELECT 2"))...), ready(1, synchronize), ready(1, append(one, synchronize)...), ready(1, query("SELECT 3"))}},
+		"a simple query behind an error without a sync":      {script: []exchange{ready(1, parse("", "SELEC"), query("SELECT 2"), synchronize), ready(1, append(one, synchronize)...), ready(1, query("SELECT 3"))}},
+		"a simple query behind a failed bind without a sync": {script: []exchange{ready(1, bind("", "unknown"), query("SELECT 2"), synchronize), ready(1, append(one, synchronize)...), ready(1, parse("", "SELEC"), synchronize), ready(1, query("SELECT 3"))}},
+		"byte by byte":                                       {script: []exchange{dripping(ready(2, parse("s", "SELECT $1::text"), describe('S', "s"), bindTo("s", "drip"), describe('P', ""), execute("", 0), synchronize, closing('S', "s"), synchronize))}},
+		"a long statement":                                   {script: []exchange{ready(1, parse("s", "SELECT 1 /* "+strings.Repeat("long ", 40<<10)+"*/"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"a very long statement":                              {script: []exchange{ready(1, parse("s", "SELECT 1 /* "+strings.Repeat("long ", 300<<10)+"*/"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"a long parameter":                                   {script: []exchange{ready(1, parse("s", "SELECT length($1)"), synchronize), ready(1, bindTo("s", strings.Repeat("x", 5<<20)), execute("", 0), synchronize), ready(1, append(one, synchronize)...)}},
+		"a malformed parse":                                  {script: []exchange{{wire: append(bytes.Clone(bad), pgtest.Encode(synchronize)...), until: ready(1).until}, ready(1, append(one, synchronize)...)}},
+		"parameters that do not fit":                         {script: []exchange{ready(1, parse("s", "SELECT $1::int"), synchronize), ready(1, bindTo("s"), synchronize), ready(1, bindTo("s", "x"), synchronize), ready(1, bindTo("s", "1"), execute("", 0), synchronize)}},
 		"a result type that changed": { // Trap 25
 			setup:  []string{"DROP TABLE IF EXISTS altered", "CREATE TABLE altered (a int)"},
-			script: []exchange{ready(1, parse("s", "SELECT * FROM altered"), sync), ready(1, bind("", "s"), execute("", 0), sync), ready(1, query("SELECT 1"))},
+			script: []exchange{ready(1, parse("s", "SELECT * FROM altered"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize), ready(1, query("SELECT 1"))},
 		},
-		"settings by statement":      {script: []exchange{ready(1, parse("s", "SET application_name = 'extended'"), sync), ready(1, bind("", "s"), execute("", 0), sync), ready(1, query("SHOW application_name"))}},
-		"a function call in between": {script: []exchange{ready(2, append(one, sync, &pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}})...)}},
+		"settings by statement":      {script: []exchange{ready(1, parse("s", "SET application_name = 'extended'"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize), ready(1, query("SHOW application_name"))}},
+		"a function call in between": {script: []exchange{ready(2, append(one, synchronize, &pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}})...)}},
 	})
 }

@@ -38,7 +38,7 @@ var sayings = func() (all []frontend) {
 		data("1\n"), data("x\n"), copyDone, copyFail, flush,
 		&pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}})
 	for range 12 { // what is said most
-		all = append(all, sync)
+		all = append(all, synchronize)
 	}
 	return all
 }()
@@ -62,7 +62,7 @@ func converse(t testing.TB, dsn string, script []byte) []pgtest.Message {
 		}
 		wire = append(wire, pgtest.Encode(sayings[int(b)%len(sayings)])...)
 	}
-	_, _ = c.Conn().Write(append(wire, pgtest.Encode(copyFail, sync, terminate)...)) // it may have been sent away already
+	_, _ = c.Conn().Write(append(wire, pgtest.Encode(copyFail, synchronize, terminate)...)) // it may have been sent away already
 	answers := c.UntilClosed()
 	for i, m := range answers {
 		if m.Type == 'E' && m.Field('C') == "08P01" { // which message it was that COPY did not expect, weir may have put in
@@ -125,7 +125,7 @@ func FuzzClientBytes(f *testing.F) {
 	w := start(f, settings{servers: 2, upstream: fake.DSN()})
 	for i, m := range sayings {
 		f.Add(pgtest.Encode(m))
-		f.Add(pgtest.Encode(sayings[(i*7)%len(sayings)], m, sync, m)[:])
+		f.Add(pgtest.Encode(sayings[(i*7)%len(sayings)], m, synchronize, m)[:])
 	}
 	f.Add([]byte("Q\xff\xff\xff\xff"))
 	f.Add([]byte("P\x00\x00\x00\x00"))
@@ -135,7 +135,7 @@ func FuzzClientBytes(f *testing.F) {
 		c := pgtest.Connect(t, w.dsn())
 		defer c.Close()
 		_, _ = c.Conn().Write(wire)
-		_, _ = c.Conn().Write(pgtest.Encode(sync, terminate)) // unless it is taken for part of a message
+		_, _ = c.Conn().Write(pgtest.Encode(synchronize, terminate)) // unless it is taken for part of a message
 		_ = c.Conn().SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 		_, _ = io.Copy(io.Discard, c.Conn())
 		c.Close()
@@ -175,7 +175,7 @@ func FuzzServerBytes(f *testing.F) {
 		c := pgtest.Connect(t, w.dsn())
 		defer c.Close()
 		if extended {
-			c.Send(parse("s", "SELECT 1"), bind("", "s"), execute("", 0), sync, terminate)
+			c.Send(parse("s", "SELECT 1"), bind("", "s"), execute("", 0), synchronize, terminate)
 		} else {
 			c.Send(query("SELECT 1"), terminate)
 		}

@@ -106,19 +106,19 @@ func TestAClientThatLeavesInTheMiddleLeavesACleanServer(t *testing.T) {
 		"idle":                                {"idle", []exchange{ready(1, query("SELECT 1"))}},
 		"while a query runs":                  {"active PgSleep", []exchange{sent(query("SELECT pg_sleep(60)"))}},
 		"while a query runs in a transaction": {"active PgSleep", []exchange{ready(1, query("BEGIN; "+insert)), sent(query("SELECT pg_sleep(60)"))}},
-		"while a batch runs":                  {"active PgSleep", []exchange{sent(parse("", "SELECT pg_sleep(60)"), bind("", ""), execute("", 0), sync)}},
+		"while a batch runs":                  {"active PgSleep", []exchange{sent(parse("", "SELECT pg_sleep(60)"), bind("", ""), execute("", 0), synchronize)}},
 		"while a batch without sync runs":     {"active PgSleep", []exchange{sent(append(insertBatch[:3:3], parse("", "SELECT pg_sleep(60)"), bind("", ""), execute("", 0), flush)...)}},
 		"while one of many queries runs":      {"active PgSleep", []exchange{sent(query("SELECT 1"), query("SELECT pg_sleep(60)"), query("SELECT 2"), query("SELECT 3"))}},
 		"in a transaction":                    {"idle in transaction", []exchange{ready(1, query("BEGIN")), ready(1, query(insert))}},
 		"in a failed transaction":             {"idle in transaction (aborted)", []exchange{ready(1, query("BEGIN; "+insert)), ready(1, query("SELECT 1/0"))}},
-		"in a transaction in batches":         {"idle in transaction", []exchange{ready(1, parse("", "BEGIN"), bind("", ""), execute("", 0), sync), ready(1, append(insertBatch[:3:3], sync)...)}},
+		"in a transaction in batches":         {"idle in transaction", []exchange{ready(1, parse("", "BEGIN"), bind("", ""), execute("", 0), synchronize), ready(1, append(insertBatch[:3:3], synchronize)...)}},
 		"between execute and sync":            {"active ClientRead", []exchange{flushed(1, 'C', append(insertBatch[:3:3], flush)...)}},
 		"between parse and sync":              {"active ClientRead", []exchange{flushed(1, '1', parse("s", insert), flush)}},
 		"between an error and sync":           {"active ClientRead", []exchange{flushed(1, 'E', append(insertBatch[:3:3], bind("", "unknown"))...)}},
 		"in the middle of rows in portions":   {"active ClientRead", []exchange{flushed(1, 's', parse("", "SELECT * FROM endless"), bind("", ""), execute("", 10), flush)}},
 		"in COPY IN":                          {"active ClientRead", []exchange{flushed(1, 'G', query("COPY left_behind FROM STDIN")), sent(data("uncommitted\n"))}},
 		"in COPY IN, in a transaction":        {"active ClientRead", []exchange{ready(1, query("BEGIN")), flushed(1, 'G', query("COPY left_behind FROM STDIN")), sent(data("uncommitted\n"))}},
-		"in COPY IN, extended":                {"active ClientRead", []exchange{flushed(1, 'G', parse("", "COPY left_behind FROM STDIN"), bind("", ""), execute("", 0), sync), sent(data("uncommitted\n"))}},
+		"in COPY IN, extended":                {"active ClientRead", []exchange{flushed(1, 'G', parse("", "COPY left_behind FROM STDIN"), bind("", ""), execute("", 0), synchronize), sent(data("uncommitted\n"))}},
 		"in COPY IN, extended, flushed":       {"active ClientRead", []exchange{flushed(1, 'G', parse("", "COPY left_behind FROM STDIN"), bind("", ""), execute("", 0), flush), sent(data("uncommitted\n"))}},
 		"in COPY OUT":                         {"active", []exchange{flushed(1, 'd', query("COPY (SELECT * FROM endless) TO STDOUT"))}},
 		"in the middle of rows":               {"active", []exchange{flushed(1, 'D', query("SELECT * FROM endless"))}},
@@ -168,7 +168,7 @@ func TestAClientThatLeavesBeforeCopyBeginsLeavesACleanServer(t *testing.T) {
 	w := start(t, settings{servers: 1})
 	for name, messages := range map[string][]frontend{
 		"simple":            {query("SELECT pg_sleep(0.1); COPY left_behind FROM STDIN")},
-		"extended":          {parse("", "SELECT pg_sleep(0.1)"), bind("", ""), execute("", 0), parse("", "COPY left_behind FROM STDIN"), bind("", ""), execute("", 0), sync},
+		"extended":          {parse("", "SELECT pg_sleep(0.1)"), bind("", ""), execute("", 0), parse("", "COPY left_behind FROM STDIN"), bind("", ""), execute("", 0), synchronize},
 		"extended, no sync": {parse("", "SELECT pg_sleep(0.1)"), bind("", ""), execute("", 0), parse("", "COPY left_behind FROM STDIN"), bind("", ""), execute("", 0)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -227,7 +227,7 @@ func TestWhatIsAskedBeforeTerminateIsDone(t *testing.T) {
 	w := start(t, settings{servers: 1})
 	for name, messages := range map[string][]frontend{
 		"query":    {query("SELECT pg_sleep(0.2)"), query("INSERT INTO left_behind VALUES ('asked')")},
-		"batch":    {parse("", "INSERT INTO left_behind SELECT 'asked' FROM pg_sleep(0.2)"), bind("", ""), execute("", 0), sync},
+		"batch":    {parse("", "INSERT INTO left_behind SELECT 'asked' FROM pg_sleep(0.2)"), bind("", ""), execute("", 0), synchronize},
 		"copy":     {query("COPY left_behind FROM STDIN"), data("asked\n"), copyDone},
 		"function": {query("SELECT pg_sleep(0.1)"), query("BEGIN; INSERT INTO left_behind VALUES ('asked'); COMMIT")},
 	} {
@@ -294,9 +294,9 @@ func TestBothDirectionsMayBlockWithoutADeadlock(t *testing.T) {
 	w := start(t, settings{servers: 1})
 	c := w.client()
 	const size, batches = 50 << 10, 1000 // 50 MB each way
-	c.Send(parse("echo", "SELECT $1"), sync)
+	c.Send(parse("echo", "SELECT $1"), synchronize)
 	c.UntilReady(1)
-	batch := pgtest.Encode(bindTo("echo", strings.Repeat("x", size)), execute("", 0), sync)
+	batch := pgtest.Encode(bindTo("echo", strings.Repeat("x", size)), execute("", 0), synchronize)
 	before := heap()
 	conn := c.Conn()
 

@@ -35,7 +35,7 @@ func TestClientsThatLieAreSentAway(t *testing.T) {
 		"pinned":               {ready(1, query("SET work_mem = '5MB'"))},
 		"behind a query":       {sent(query("SELECT 1"))},
 		"behind half a batch":  {sent(parse("", "SELECT 1"), bind("", ""))},
-		"behind a whole batch": {sent(parse("", "SELECT 1"), bind("", ""), execute("", 0), sync)},
+		"behind a whole batch": {sent(parse("", "SELECT 1"), bind("", ""), execute("", 0), synchronize)},
 	}
 	pid := ""
 	for name, wire := range wires {
@@ -159,15 +159,15 @@ func TestARefusedBatchIsDroppedUpToItsSync(t *testing.T) {
 		}
 	}
 	refused(c.Query("SELECT 1"), "EZ")
-	c.Send(parse("s", "SELECT "+strings.Repeat("1 + ", 20000)+"1"), bind("", "s"), execute("", 0), sync)
+	c.Send(parse("s", "SELECT "+strings.Repeat("1 + ", 20000)+"1"), bind("", "s"), execute("", 0), synchronize)
 	refused(c.UntilReady(1), "EZ")
 	c.Send(parse("", "SELECT 1"), flush)
 	refused(c.UntilType('E'), "E")
-	c.Send(bind("", ""), execute("", 0), query("SELECT 2"), data("x"), sync, sync)
+	c.Send(bind("", ""), execute("", 0), query("SELECT 2"), data("x"), synchronize, synchronize)
 	refused(c.UntilReady(2), "ZZ")
 	holder.Query("COMMIT")
 	w.eventually("the server connection is free", func() bool { return w.servers("idle") == 1 })
-	c.Send(append(batchOf("SELECT 1"), bind("", "s"), sync)...)
+	c.Send(append(batchOf("SELECT 1"), bind("", "s"), synchronize)...)
 	if got := pgtest.Types(c.UntilReady(2)); got != "12DCZEZ" {
 		t.Errorf("then answered %s: a refused Parse must not have happened", got)
 	}

@@ -22,7 +22,9 @@ func (w *weir) pinned() map[string]int64 {
 func TestSessionStateKeepsTheServerAndNobodyElseSeesIt(t *testing.T) {
 	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
 	direct.Query(`CREATE OR REPLACE FUNCTION rename_me() RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SE' || 'T application_name = ''renamed'''; END $$`)
-	extended := func(sql string) exchange { return ready(1, parse("s", sql), bind("", "s"), execute("", 0), sync) }
+	extended := func(sql string) exchange {
+		return ready(1, parse("s", sql), bind("", "s"), execute("", 0), synchronize)
+	}
 	const (
 		temp      = "SELECT count(*) FROM pg_class WHERE relname = 'mine' AND relpersistence = 't'"
 		listening = "SELECT count(*) FROM pg_listening_channels()"
@@ -38,7 +40,7 @@ func TestSessionStateKeepsTheServerAndNobodyElseSeesIt(t *testing.T) {
 	}{
 		"SET":                                {queries("SET work_mem = '5MB'"), "set", "SHOW work_mem", "5MB", "4MB"},
 		"SET, extended":                      {[]exchange{extended("SET work_mem = '5MB'")}, "set", "SHOW work_mem", "5MB", "4MB"},
-		"SET, parsed long before":            {[]exchange{ready(1, parse("s", "SET work_mem = '5MB'"), sync), ready(1, query("SELECT 1")), ready(1, bind("", "s"), execute("", 0), sync)}, "set", "SHOW work_mem", "5MB", "4MB"},
+		"SET, parsed long before":            {[]exchange{ready(1, parse("s", "SET work_mem = '5MB'"), synchronize), ready(1, query("SELECT 1")), ready(1, bind("", "s"), execute("", 0), synchronize)}, "set", "SHOW work_mem", "5MB", "4MB"},
 		"SET, in a committed block":          {queries("BEGIN", "SET work_mem = '5MB'", "COMMIT"), "set", "SHOW work_mem", "5MB", "4MB"},
 		"SET, behind a comment":              {queries("/* set */SET work_mem = '5MB'"), "set", "SHOW work_mem", "5MB", "4MB"},
 		"SET, behind two comments":           {queries("-- first\n-- second\n/* third */ set\n/* fourth */\nwork_mem = '5MB'"), "set", "SHOW work_mem", "5MB", "4MB"},
@@ -124,7 +126,7 @@ func TestWhatEndsWithTheTransactionKeepsNothing(t *testing.T) {
 		c := w.client()
 		c.Query(sql)
 		w.eventually(sql+" keeps nothing", func() bool { return w.servers("idle") == 1 })
-		c.Send(parse("s", strings.Split(sql, ";")[0]), bind("", "s"), execute("", 0), sync)
+		c.Send(parse("s", strings.Split(sql, ";")[0]), bind("", "s"), execute("", 0), synchronize)
 		got := c.UntilReady(1)
 		if got[len(got)-1].Body[0] != 'I' {
 			c.Query("ROLLBACK")
@@ -190,7 +192,7 @@ func TestPreparedStatementsAreTheClientsOwn(t *testing.T) {
 	w := start(t, settings{servers: 1})
 	a, b := w.client(), w.client()
 	ask := func(c *pgtest.Client, messages ...frontend) string {
-		c.Send(append(messages, sync)...)
+		c.Send(append(messages, synchronize)...)
 		got := c.UntilReady(1)
 		for _, m := range got {
 			if m.Type == 'E' {
@@ -258,13 +260,13 @@ func TestManyStatementsWorkOnOneServer(t *testing.T) {
 		for j := i; j < i+50; j++ {
 			batch = append(batch, parse(name(j), "SELECT '"+name(j)+"'"))
 		}
-		c.Send(append(batch, sync)...)
+		c.Send(append(batch, synchronize)...)
 		c.UntilReady(1)
 	}
 	for _, step := range []int{1, 13, 101} {
 		for i := range many {
 			n := name(i * step % many)
-			c.Send(bind("", n), execute("", 0), sync)
+			c.Send(bind("", n), execute("", 0), synchronize)
 			if got := one(t, c.UntilReady(1)); got != n {
 				t.Fatalf("statement %s gives %s", n, got)
 			}
@@ -375,7 +377,7 @@ func TestNothingRunsWithoutItsSettings(t *testing.T) {
 	for name, send := range map[string]func(){
 		"a query": func() { a.Send(query("INSERT INTO left_behind VALUES ('as somebody else')")) },
 		"a batch": func() {
-			b.Send(parse("", "INSERT INTO left_behind VALUES ('as somebody else')"), bind("", ""), execute("", 0), sync)
+			b.Send(parse("", "INSERT INTO left_behind VALUES ('as somebody else')"), bind("", ""), execute("", 0), synchronize)
 		},
 	} {
 		c := map[string]*pgtest.Client{"a query": a, "a batch": b}[name]
