@@ -42,15 +42,16 @@ type link struct {
 
 	// Towards the client.
 	answers    answers
-	carry      []byte // the start of a message of the server
-	downSkip   int    // bytes of the current message that are still to be passed on
-	downDrop   bool   // or dropped
-	status     byte   // transaction status
-	copyIn     bool   // the server waits for COPY data
-	copyParsed bool   // that COPY belongs to the extended protocol
-	fatal      bool   // the server said that it ends the connection
-	failure    string // what the server failed with, for the breaker
-	doubtful   bool   // what the server will answer is not certain: it stays with this client, and goes with it
+	carry      []byte       // the start of a message of the server
+	downSkip   int          // bytes of the current message that are still to be passed on
+	downDrop   bool         // or dropped
+	status     byte         // transaction status
+	copyIn     bool         // the server waits for COPY data
+	copyParsed bool         // that COPY belongs to the extended protocol
+	fatal      bool         // the server said that it ends the connection
+	failure    string       // what the server failed with, for the breaker
+	failed     []*statement // could not be parsed; what was sent behind them may still name them
+	doubtful   bool         // what the server will answer is not certain: it stays with this client, and goes with it
 
 	settling       bool          // the server has yet to accept the session's settings: the client's messages wait
 	settingsFailed *pgwire.Error // they were refused
@@ -201,6 +202,7 @@ func (k *link) settle() {
 	}
 	k.notePins()
 	k.words.forget = false
+	k.failed = nil
 	switch {
 	case k.status != pgwire.Idle && s.resource.mode == Statement:
 		s.fatal(&pgwire.Error{

@@ -82,6 +82,11 @@ func (k *link) withID(id uint64) *statement {
 			}
 		}
 	}
+	for _, st := range k.failed {
+		if st.id == id {
+			return st
+		}
+	}
 	return nil
 }
 
@@ -399,6 +404,7 @@ func (k *link) notAnswered(a answer) {
 		if next := t.named[st.name]; next == nil || next == st || next.id != st.id {
 			k.server.Prepared.Remove(st.id)
 			t.remove(st)
+			k.failed = append(k.failed, st)
 		}
 	case a.kind == closed:
 		if a.had {
