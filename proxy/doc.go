@@ -1,3 +1,3 @@
 // Package proxy is what all protocols share: the [Gate] that admits a transaction and takes back its outcome, the table of
-// refusals, the accept loop and what is counted.
+// refusals, the listener and what is counted.
 package proxy

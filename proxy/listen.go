@@ -3,18 +3,10 @@ package proxy
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
-)
-
-// Accepting goes on after an error: a process that is out of file descriptors keeps serving those who are connected.
-const (
-	firstPause = 5 * time.Millisecond
-	lastPause  = time.Second
 )
 
 // Listen listens on a TCP address. Sockets accepted from it have TCP_NODELAY set and keep-alive on (15 s, then 3 probes 5 s
@@ -34,28 +26,4 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 		},
 	}
 	return lc.Listen(ctx, "tcp", address)
-}
-
-// Accept hands each connection to handle until l is closed, which it returns as net.ErrClosed. handle must not block.
-// Other errors, such as running out of file descriptors, are logged and retried with growing pauses.
-func Accept(ctx context.Context, l net.Listener, log *slog.Logger, handle func(net.Conn)) error {
-	pause := firstPause
-	for {
-		conn, err := l.Accept()
-		switch {
-		case err == nil:
-			pause = firstPause
-			handle(conn)
-			continue
-		case errors.Is(err, net.ErrClosed), ctx.Err() != nil:
-			return net.ErrClosed
-		}
-		log.Error("accept a connection", "error", err, "next_try_in", pause)
-		select {
-		case <-ctx.Done():
-			return net.ErrClosed
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, lastPause)
-	}
 }
