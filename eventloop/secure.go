@@ -94,7 +94,7 @@ func (s *Secure) Close() error {
 	return nil
 }
 
-// SetDeadline, SetReadDeadline and SetWriteDeadline do nothing once attached: a loop has timers of its own.
+// SetDeadline does nothing once attached, like its two relatives: a loop has timers of its own.
 func (s *Secure) SetDeadline(t time.Time) error { return s.deadline(t, net.Conn.SetDeadline) }
 
 // SetReadDeadline is like SetDeadline.

@@ -41,8 +41,8 @@ type resetting struct {
 	out      []byte // not yet written
 	cancelAt bool   // a cancel was sent: one more round trip proves that it has arrived
 	waited   time.Duration
-	ours     bool   // what runs is our own cleaning: an error is the end
-	skip     int    // bytes of a long message that are still to come
+	ours     bool // what runs is our own cleaning: an error is the end
+	skip     int  // bytes of a long message that are still to come
 	over     bool
 }
 

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -77,7 +78,7 @@ func (s *Server) listenIdle(l *eventloop.Loop) {
 	for s.Conn.Readable() {
 		n := copy(l.Scratch, s.carry)
 		m, err := s.Conn.Read(l.Scratch[n:])
-		if err == eventloop.ErrAgain {
+		if errors.Is(err, eventloop.ErrAgain) {
 			break
 		}
 		if err != nil || !s.hearIdle(l.Scratch[:n+m]) {

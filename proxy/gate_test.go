@@ -138,7 +138,7 @@ func TestABreakerOpensTheGateOnlyForProbes(t *testing.T) {
 		if r.RetryAfter <= 0 || !strings.Contains(r.Detail(), "rule=resources.orders.breaker") || !strings.HasPrefix(r.Hint(), "retry after") {
 			t.Errorf("refusal %+v, hint %q", r, r.Hint())
 		}
-		refusedAs(t, g.Reachable(), proxy.Breaker)
+		_ = refusedAs(t, g.Reachable(), proxy.Breaker)
 
 		time.Sleep(2 * time.Second) // the cooldown is over
 		probe, err := g.Admit()
@@ -199,7 +199,7 @@ func TestARefusedProbeLetsTheNextOneProbe(t *testing.T) {
 		_ = g.Dialed(errors.New("connection refused"))
 		time.Sleep(2 * time.Second)
 		_, err := g.Admit()
-		refusedAs(t, err, proxy.Rate)
+		_ = refusedAs(t, err, proxy.Rate)
 		tokens = 1
 		if _, err := g.Admit(); err != nil {
 			t.Errorf("the next probe: %v", err)

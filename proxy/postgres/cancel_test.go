@@ -177,7 +177,7 @@ func TestCancelKeysDiffer(t *testing.T) {
 	seen := map[string]bool{}
 	for range 50 {
 		c := pgtest.ConnectVersion(t, w.dsn(), v32)
-		key := fmt.Sprint(c.PID, c.Secret)
+		key := fmt.Sprintf("%d %x", c.PID, c.Secret)
 		if seen[key] || c.PID == 0 || c.PID > 1<<31-1 {
 			t.Fatalf("key %s", key)
 		}

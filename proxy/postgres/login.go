@@ -269,7 +269,7 @@ func (l *login) need(n int) error {
 		m, err := l.conn.Read(l.in[len(l.in):cap(l.in)])
 		l.in = l.in[:len(l.in)+m]
 		if err != nil && len(l.in) < n {
-			if err == io.EOF || errors.Is(err, net.ErrClosed) {
+			if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 				return errQuiet
 			}
 			return err

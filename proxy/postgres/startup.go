@@ -150,7 +150,7 @@ func (l *login) startTLS() error {
 		return errQuiet // the other side expects TLS, so there is nothing that it could read
 	}
 	defer func() { <-l.srv.handshakes }()
-	var under net.Conn = l.conn
+	under := l.conn
 	if len(l.in) > 0 {
 		under = &unread{l.conn, slices.Clone(l.in)}
 		l.in = l.in[:0]

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -88,7 +89,7 @@ func readAll(tb testing.TB, conn net.Conn) (all []byte) {
 			return all
 		case isTimeout(err):
 			tb.Fatalf("neither closed nor ready, after %q", all)
-		case err != nil && err != io.EOF:
+		case err != nil && !errors.Is(err, io.EOF):
 			tb.Fatalf("%v after %q: the last words may be lost", err, all)
 		case err != nil:
 			return all
@@ -97,8 +98,8 @@ func readAll(tb testing.TB, conn net.Conn) (all []byte) {
 }
 
 func isTimeout(err error) bool {
-	timeout, ok := err.(net.Error)
-	return ok && timeout.Timeout()
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // outcome is the end of a login in a word: welcome, an SQLSTATE, or quietEnd.
@@ -427,7 +428,7 @@ func TestProtocolVersions(t *testing.T) {
 					t.Fatal(err)
 				}
 				slices.Sort(v.UnrecognizedOptions)
-				if uint32(v.NewestMinorProtocol) != test.negotiated || !slices.Equal(v.UnrecognizedOptions, test.options) {
+				if v.NewestMinorProtocol != test.negotiated || !slices.Equal(v.UnrecognizedOptions, test.options) {
 					t.Errorf("negotiated %d, %q; want %d, %q", v.NewestMinorProtocol, v.UnrecognizedOptions, test.negotiated, test.options)
 				}
 				messages = messages[1:]

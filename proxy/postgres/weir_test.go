@@ -99,7 +99,7 @@ func start(tb testing.TB, c settings) *weir {
 	go func() { served <- server.Serve(listener) }()
 	tb.Cleanup(func() {
 		server.Close()
-		<-served
+		_ = <-served
 	})
 	return &weir{Server: server, tb: tb, addr: listener.Addr().String(), database: database}
 }
