@@ -57,8 +57,8 @@ func (c serveCmd) Run(ctx context.Context, term terminal) error {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
 
-	processors, release := takeProcessors()
-	defer release()
+	processors, undo := tuneRuntime()
+	defer undo()
 	w, err := startWeir(ctx, cfg, processors, log)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"os"
 	"reflect"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -99,12 +100,24 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 	return w, nil
 }
 
-// takeProcessors gives the Go runtime as many processors as the event loops need besides those of the machine, and returns
-// how many the machine has for us. release undoes it.
-func takeProcessors() (processors int, release func()) {
+// gcPercent is GOGC unless the environment says otherwise. Idle clients are most of the heap and live long, while nothing is
+// allocated for a query, so collecting twice as often costs little and saves a quarter of their memory.
+const gcPercent = 50
+
+// tuneRuntime fits the Go runtime to a process that is a proxy and nothing else: memory as above, and as many of Go's
+// processors as the event loops need besides those of the machine. It returns how many the machine has for us; undo puts
+// everything back.
+func tuneRuntime() (processors int, undo func()) {
 	processors = runtime.GOMAXPROCS(0)
 	runtime.GOMAXPROCS(postgres.GoProcessors(processors))
-	return processors, func() { runtime.GOMAXPROCS(processors) }
+	before := debug.SetGCPercent(gcPercent)
+	if os.Getenv("GOGC") != "" {
+		debug.SetGCPercent(before)
+	}
+	return processors, func() {
+		runtime.GOMAXPROCS(processors)
+		debug.SetGCPercent(before)
+	}
 }
 
 func (w *weir) serveClients() {
