@@ -85,8 +85,11 @@ func (k *link) down(chunk []byte) {
 // answersOurs reports whether a message of type t answers something that we asked, so that the client must not see it. An
 // error always ends what the client asked as well, unless it answers a Query of ours.
 func (k *link) answersOurs(t byte) bool {
-	if t == pgwire.ParseComplete || t == pgwire.CloseComplete {
-		k.answers.dropCopyEnds(true)
+	switch t {
+	case pgwire.ParseComplete:
+		k.skipTo(parsed)
+	case pgwire.CloseComplete:
+		k.skipTo(closed)
 	}
 	if k.answers.empty() || !k.answers.first().ours {
 		return false
@@ -98,6 +101,16 @@ func (k *link) answersOurs(t byte) bool {
 		return t == pgwire.CloseComplete
 	default:
 		return true
+	}
+}
+
+// skipTo drops what cannot come any more when the server answers something of that kind.
+func (k *link) skipTo(kind answerKind) {
+	k.answers.dropCopyEnds(true)
+	if k.doubtful && k.answers.has(kind) {
+		for k.answers.first().kind != kind {
+			k.answers.pop()
+		}
 	}
 }
 

@@ -365,11 +365,6 @@ func (k *link) hearStatement(t byte) error {
 	if t == pgwire.CloseComplete {
 		want = closed
 	}
-	if k.doubtful {
-		for k.answers.has(want) && k.answers.first().kind != want {
-			k.answers.pop()
-		}
-	}
 	if k.answers.empty() || k.answers.first().kind != want {
 		if k.doubtful {
 			return nil
