@@ -2,8 +2,12 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/weirproxy/weir/eventloop"
 )
@@ -171,12 +175,28 @@ func (p *Pool) ask(ctx context.Context, settings []Setting) (*Greeting, error) {
 	defer p.budget.unreserve()
 	ctx, cancel := context.WithTimeout(ctx, p.budget.cfg.Connect)
 	defer cancel()
-	d, err := p.dial(ctx, settings)
+	d, err := p.dialPatiently(ctx, settings)
 	if err != nil {
 		return nil, err
 	}
 	d.Close()
 	return &Greeting{Parameters: d.hijacked.ParameterStatuses}, nil
+}
+
+// dialPatiently dials again, after growing pauses, while the server is full or starting up.
+func (p *Pool) dialPatiently(ctx context.Context, settings []Setting) (*Dialed, error) {
+	for pause := firstBackoff; ; pause = min(2*pause, lastBackoff) {
+		d, err := p.dial(ctx, settings)
+		var pgErr *pgconn.PgError
+		if !errors.As(err, &pgErr) || pgErr.Code != "53300" && pgErr.Code != "57P03" {
+			return d, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(pause):
+		}
+	}
 }
 
 // reserve takes a place in the budget, counted as a dial: a free one, or that of a connection that is retired for it.

@@ -641,3 +641,20 @@ func TestAGreetingThatIsNotWaitedForAnyMore(t *testing.T) {
 	release(s)
 	b.eventually(pool.Counts{Idle: 1})
 }
+
+// Trap 46: as with everyone else who waits for a connection.
+func TestAGreetingOutlastsARefusal(t *testing.T) {
+	b := newBench(t, pool.Config{Connections: 3})
+	fake := pgtest.ServeEach(t, func(n int) pgtest.Script {
+		if n > 0 && n < 4 {
+			return pgtest.Script{pgtest.Refuse("53300", "sorry, too many clients already")}
+		}
+		return pgtest.Script{pgtest.AcceptStartup(), pgtest.ExpectClose()}
+	})
+	p := b.pool(fake.DSN())
+	release(b.borrow(p))
+	if _, _, err := p.Greet(t.Context(), []pool.Setting{{Name: "geqo", Value: "off"}}); err != nil {
+		t.Error(err)
+	}
+	b.settled()
+}

@@ -489,3 +489,25 @@ func TestHangingUpWithinAHandshake(t *testing.T) {
 		t.Errorf("afterwards: %q", got)
 	}
 }
+
+// A client whose parameters are new must be asked for at the server, for which there may be no connection in time. The
+// database is not down for that.
+func TestALoginThatWaitsForAConnection(t *testing.T) {
+	pgtest.Shared(t)
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 1, limits: postgres.Limits{LoginTimeout: 300 * time.Millisecond}})
+	holder := w.client()
+	holder.Query("BEGIN")
+	c := pgtest.Dial(t, w.addr)
+	c.SendBytes(packet(v30, "geqo\x00off\x00"+hello))
+	explained(t, c.Receive(), "FATAL", proxy.QueueTimeout, "resources.orders.connections")
+	c.UntilClosed()
+	w.client() // what is known needs no connection
+	in := make(chan error, 1)
+	go func() { in <- w.tryPgconn(t, "geqo=off") }()
+	w.eventually("it waits", func() bool { return w.Stats().Resources[0].Waiting == 1 })
+	holder.Query("COMMIT")
+	if err := <-in; err != nil {
+		t.Error(err)
+	}
+}

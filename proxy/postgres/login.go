@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -250,6 +251,10 @@ func (r *resource) greetError(err error, waited time.Duration) error {
 	}
 	if errors.Is(err, pool.ErrClosed) || errors.Is(err, context.Canceled) {
 		return &pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: proxy.Draining.Message}
+	}
+	if c := r.pool.Budget().Counts(); errors.Is(err, context.DeadlineExceeded) && c.Used > 0 && r.gate.Answering() == nil {
+		return r.gate.QueueRefusal(proxy.QueueTimeout, "connections", waited, r.queue.Wait,
+			fmt.Sprintf("%d in use", c.Used), fmt.Sprint(r.pool.Budget().Max()))
 	}
 	return r.gate.BreakerRefusal(err, waited)
 }
