@@ -301,7 +301,7 @@ func beCancelled(t *testing.T, w *weir, ctx context.Context) (hit, missed int64)
 	return hit, missed
 }
 
-// Trap 13: a client that asks again and again does not make as many connections to the server.
+// Traps 13 and 40: a client that asks again and again does not make as many connections to the server.
 func TestManyCancelRequestsAtOnce(t *testing.T) {
 	stuck := make(chan struct{})
 	fake := pgtest.ServeEach(t, func(int) pgtest.Script {

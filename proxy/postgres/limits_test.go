@@ -167,7 +167,7 @@ func TestARefusedConnectionIsNotKept(t *testing.T) {
 	}
 }
 
-// Handshakes that stall must neither stop others nor outlive the login timeout.
+// Trap 53: handshakes that stall must neither stop others nor outlive the login timeout.
 func TestStalledHandshakes(t *testing.T) {
 	pgtest.Shared(t)
 	pgtest.NoLeaks(t)
@@ -509,5 +509,30 @@ func TestALoginThatWaitsForAConnection(t *testing.T) {
 	holder.Query("COMMIT")
 	if err := <-in; err != nil {
 		t.Error(err)
+	}
+}
+
+// Trap 37: a function that is frozen within a transaction loses it, and its locks; when it goes on it reads why.
+func TestAFunctionThatIsFrozenWithinATransaction(t *testing.T) {
+	pg := pgtest.Shared(t)
+	if err := pg.Exec(t.Context(), "DROP TABLE IF EXISTS weir_frozen; CREATE TABLE weir_frozen (n int); GRANT ALL ON weir_frozen TO app"); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 1, timeouts: postgres.Timeouts{IdleInTransaction: 100 * time.Millisecond}})
+	frozen, other := w.client(), w.client()
+	frozen.Query("BEGIN")
+	frozen.Query("LOCK TABLE weir_frozen")
+	if got := lastError(other.Query("INSERT INTO weir_frozen VALUES (1)")); got != "" {
+		t.Errorf("the next one got %s", got)
+	}
+	w.eventually("its socket is closed", func() bool { return w.Stats().Clients["idle"] == 1 })
+	frozen.Send(&pgproto3.Query{String: "INSERT INTO weir_frozen VALUES (2)"})
+	messages := frozen.UntilClosed()
+	if len(messages) != 1 || messages[0].Field('S') != "FATAL" || messages[0].Field('C') != "25P03" {
+		t.Errorf("thawed, it reads %v", messages)
+	}
+	if got := pgtest.Rows(other.Query("SELECT count(*) FROM weir_frozen")); len(got) != 1 || got[0] != "1" {
+		t.Errorf("the table has %v rows", got)
 	}
 }
