@@ -100,7 +100,12 @@ func (k *link) allDeallocated() {
 	t.named, t.bytes = nil, 0
 	for _, a := range k.answers.pending() {
 		if st := a.statement; a.kind == parsed && !a.ours && st != nil && st.name != "" {
-			st.prior = nil
+			if st.prior != nil && !k.parsing(st.prior) {
+				st.prior = nil
+			}
+			if before := t.named[st.name]; before != nil {
+				t.remove(before)
+			}
 			t.add(st)
 			k.server.Prepared.Add(st.id)
 		}
