@@ -74,8 +74,8 @@ func (k *link) down(chunk []byte) {
 	case k.settingsFailed != nil && k.answers.empty():
 		k.changed = true
 		s.fatal(k.settingsFailed)
-	case k.settling && !k.answers.settings():
-		k.settling = false
+	case k.held && k.mayGoOn():
+		k.held = false
 		s.resume()
 	default:
 		k.settle()

@@ -78,6 +78,21 @@ func (q *answers) settings() bool {
 	return !q.empty() && q.first().ours && q.first().kind == queried
 }
 
+// unnamedAhead reports whether a Parse of the unnamed statement, the last one sent, belongs to an earlier batch and has yet to
+// be answered: it may be skipped.
+func (q *answers) unnamedAhead() bool {
+	behindSync := false
+	for i := len(q.list) - 1; i >= q.head; i-- {
+		switch a := &q.list[i]; {
+		case a.kind == synced:
+			behindSync = true
+		case a.kind == parsed && a.statement != nil && a.statement.name == "":
+			return behindSync
+		}
+	}
+	return false
+}
+
 // has reports whether something of that kind is to come.
 func (q *answers) has(kind answerKind) bool {
 	for _, a := range q.pending() {

@@ -53,8 +53,8 @@ type link struct {
 	failed     []*statement // could not be parsed; what was sent behind them may still name them
 	doubtful   bool         // what the server will answer is not certain: it stays with this client, and goes with it
 
-	settling       bool          // the server has yet to accept the session's settings: the client's messages wait
-	settingsFailed *pgwire.Error // they were refused
+	held           bool          // the client's messages wait for an answer of the server: see mayGoOn
+	settingsFailed *pgwire.Error // the session's settings were refused
 
 	pinned    touch // session state that keeps the server connection
 	changed   bool  // a run-time parameter was reported to have changed
@@ -123,10 +123,14 @@ func (k *link) applySettings() {
 		k.timeQuery()
 	}
 	if pool.Matters(old, s.settings) {
-		k.settling = true
+		k.held = true
 		k.flush()
 	}
 }
+
+// mayGoOn reports whether what the client's messages were held for has been answered: the session's settings, or the Parse
+// of the unnamed statement.
+func (k *link) mayGoOn() bool { return !k.answers.settings() && !k.answers.unnamedAhead() }
 
 // Ready is called when the server has said something, or takes more.
 func (k *link) Ready(_ *eventloop.Loop, e eventloop.Events) {

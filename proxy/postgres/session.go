@@ -112,7 +112,7 @@ func (s *session) pumpUp() bool {
 			s.leave()
 		}
 		return false
-	case s.link.settling: // not read from, but watched
+	case s.link.held: // not read from, but watched
 		s.link.flush()
 		if s.conn.Gone() {
 			s.leave()
@@ -169,7 +169,7 @@ func (s *session) take(chunk []byte) {
 		switch {
 		case s.skip > 0 || s.untilSync:
 			chunk = s.discard(chunk)
-		case s.link != nil && (s.link.server == nil || s.link.settling):
+		case s.link != nil && (s.link.server == nil || s.link.held):
 			s.hold(chunk)
 			return
 		case s.link != nil:

@@ -121,9 +121,8 @@ func (k *link) forgetUnnamed() {
 }
 
 // statementMessage deals with Parse, Bind, Describe or Close at i, where a server connection is not the client's alone:
-// statements are known to it by other names, and those it does not know are prepared first. front says that the message is
-// the first of a batch.
-func (k *link) statementMessage(r *rewriting, i, body int, front bool) (used int, v verdict) {
+// statements are known to it by other names, and those it does not know are prepared first.
+func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict) {
 	m := r.chunk[i:]
 	have := m[pgwire.HeaderSize:min(len(m), pgwire.HeaderSize+body)]
 	before, name, ok := nameIn(m[0], have)
@@ -134,16 +133,22 @@ func (k *link) statementMessage(r *rewriting, i, body int, front bool) (used int
 		case len(have) < body:
 			return 0, badLength // a name of many kilobytes
 		}
+		k.unsynced = true
 		k.expect(m[0], nil, false) // malformed: the server says so
 		k.upSkip = body
 		return pgwire.HeaderSize, passOn
 	}
-	if front {
+	aboutStatement := m[0] == pgwire.Parse || m[0] == pgwire.Bind || have[0] == 'S'
+	if aboutStatement && m[0] != pgwire.Parse && len(name) == 0 && k.answers.unnamedAhead() {
+		return 0, waitForAnswer // if that Parse is skipped, the server has someone else's
+	}
+	if !k.unsynced {
 		k.evict(r, i)
 	}
+	k.unsynced = true
 	used = pgwire.HeaderSize + before + len(name) + 1
 	k.upSkip = body - (used - pgwire.HeaderSize)
-	if m[0] == pgwire.Describe && have[0] != 'S' || m[0] == pgwire.Close && have[0] != 'S' { // portals are the transaction's own
+	if !aboutStatement { // portals are the transaction's own
 		k.expect(m[0], nil, false)
 		return used, passOn
 	}

@@ -393,3 +393,27 @@ func TestNothingRunsWithoutItsSettings(t *testing.T) {
 		t.Errorf("the next client is %s", got)
 	}
 }
+
+// Trap 22: the unnamed statement is never a stranger's, not even when the Parse that would have replaced that is skipped after
+// an error while the next batch is already on its way.
+func TestTheUnnamedStatementIsNeverAStrangers(t *testing.T) {
+	pgtest.Shared(t)
+	w := start(t, settings{servers: 1})
+	stranger, c := w.client(), w.client()
+	for name, messages := range map[string][]frontend{
+		"parsed behind an error":   {parse("", "SELEC"), parse("", "SELECT 'mine'"), synchronize},
+		"parsed behind a bad bind": {bind("", "unknown"), parse("", "SELECT 'mine'"), synchronize},
+	} {
+		stranger.Send(parse("", "SELECT 'a stranger''s'"), synchronize)
+		stranger.UntilReady(1)
+		c.Send(append(messages, bind("", ""), describe('S', ""), execute("", 0), synchronize)...)
+		got := c.UntilReady(2)
+		if types := pgtest.Types(got); types != "EZEZ" || got[2].Field('C') != "26000" {
+			t.Errorf("%s: %v, want 26000", name, got)
+		}
+	}
+	c.Send(parse("", "SELECT 'mine'"), synchronize, bind("", ""), execute("", 0), synchronize)
+	if got := one(t, c.UntilReady(2)); got != "mine" {
+		t.Errorf("a pipeline of both reads %s", got)
+	}
+}

@@ -59,9 +59,10 @@ func (k *link) up(chunk []byte) (rest []byte) {
 		}
 		used, v := k.message(&r, i)
 		if v != passOn {
-			if v == waitForMore {
+			if v == waitForMore || v == waitForAnswer {
 				s.hold(chunk[i:])
 			}
+			k.held = v == waitForAnswer
 			k.sendUp(&r, i)
 			k.stop(v, chunk[i])
 			return nil
@@ -85,7 +86,7 @@ func (k *link) sendUp(r *rewriting, i int) {
 
 // stop deals with a message, of type t, that is not passed on.
 func (k *link) stop(v verdict, t byte) {
-	if s := k.session; s == nil || s.dead || v == waitForMore {
+	if s := k.session; s == nil || s.dead || v == waitForMore || v == waitForAnswer {
 		return
 	}
 	k.ending, k.endingType = v, t
@@ -136,7 +137,7 @@ func (k *link) readmit(chunk []byte) bool {
 	}
 	k.ticket, k.admitNext = ticket, false
 	k.applySettings() // DISCARD ALL may have dropped them
-	return !k.settling
+	return !k.held
 }
 
 // pass takes note of bytes of a message body that go to the server as they are.
@@ -168,9 +169,10 @@ func (k *link) bodyEnds() {
 type verdict int
 
 const (
-	passOn      verdict = iota
-	waitForMore         // it cannot be told before more of it has come
-	leaveNow            // it is Terminate
+	passOn        verdict = iota
+	waitForMore           // it cannot be told before more of it has come
+	waitForAnswer         // it cannot go before an answer of the server has come
+	leaveNow              // it is Terminate
 	violation
 	badLength
 )
@@ -192,12 +194,11 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	case pgwire.Sync:
 		k.sync()
 	case pgwire.Parse, pgwire.Bind, pgwire.Describe, pgwire.Close:
-		front := !k.unsynced
-		k.unsynced = true
 		k.doubtful = k.doubtful || k.copyIn
 		if k.session.resource.mode != Session && !k.skipping {
-			return k.statementMessage(r, i, body, front)
+			return k.statementMessage(r, i, body)
 		}
+		k.unsynced = true
 	case pgwire.Execute:
 		k.unsynced = true
 		k.doubtful = k.doubtful || k.copyIn
