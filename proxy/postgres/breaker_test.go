@@ -30,7 +30,7 @@ func TestTheServerNeverSeesMoreThanTheBudget(t *testing.T) {
 	pgtest.NoLeaks(t)
 	const budget = 4
 	w := start(t, settings{upstream: pg.DSN(), servers: budget, pool: pool.Config{ServerLifetime: 30 * time.Millisecond}})
-	ctx, stop := context.WithTimeout(t.Context(), 4*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
 	defer stop()
 	var clients gosync.WaitGroup
 	var done atomic.Int64

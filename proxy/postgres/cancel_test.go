@@ -193,7 +193,7 @@ func TestACancelRequestNeverHitsAnotherClient(t *testing.T) {
 	for _, servers := range []int{1, 2} {
 		t.Run(fmt.Sprint(servers, " servers"), func(t *testing.T) {
 			pgtest.NoLeaks(t)
-			cancelStorm(t, start(t, settings{servers: servers}), 3*time.Second)
+			cancelStorm(t, start(t, settings{servers: servers}), 2*time.Second)
 		})
 	}
 }
@@ -211,7 +211,7 @@ func TestACancelRequestNeverHitsAnotherClientOfPostgreSQL18(t *testing.T) {
 		t.Fatalf("ended with %q", got)
 	}
 	c.Close()
-	cancelStorm(t, w, 2*time.Second)
+	cancelStorm(t, w, 1500*time.Millisecond)
 }
 
 // cancelStorm lets some clients be cancelled around the end of their queries while others, innocent, share their servers.
