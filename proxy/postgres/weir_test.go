@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"strings"
@@ -95,11 +96,16 @@ func start(tb testing.TB, c settings) *weir {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	served := make(chan struct{})
+	go func() {
+		if err := server.Serve(listener); !errors.Is(err, net.ErrClosed) {
+			tb.Errorf("Serve returned %v", err)
+		}
+		close(served)
+	}()
 	tb.Cleanup(func() {
 		server.Close()
-		_ = <-served
+		<-served
 	})
 	return &weir{Server: server, tb: tb, addr: listener.Addr().String(), database: database}
 }
