@@ -185,7 +185,7 @@ func (k *link) quiet() bool {
 }
 
 // answering reports whether the server is going to answer what was asked, without the client having to do more for it.
-func (k *link) answering() bool { return k.answers.owed() > 0 && (!k.copyIn || k.doubtful) }
+func (k *link) answering() bool { return k.answers.owed() > 0 && !k.copyIn }
 
 // midMessage reports whether the client has got part of a message of the server's, so that nothing can be said to it.
 func (k *link) midMessage() bool { return k.downSkip > 0 && !k.downDrop }

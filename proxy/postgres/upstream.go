@@ -96,17 +96,15 @@ func (k *link) stop(v verdict, t byte) {
 // finish ends a session whose client has said its last, once what it asked before is answered.
 func (k *link) finish() {
 	s := k.session
-	if k.answering() {
-		if !k.doubtful {
-			return
+	switch {
+	case k.doubtful && k.ending == leaveNow: // the server knows best when it has answered all
+		if !k.dismissed {
+			k.dismissed = true
+			k.write(pgwire.AppendMessage(nil, pgwire.Terminate))
 		}
-		if k.ending == leaveNow { // the server knows best when it has answered all
-			if !k.dismissed {
-				k.dismissed = true
-				k.write(pgwire.AppendMessage(nil, pgwire.Terminate))
-			}
-			return
-		}
+		return
+	case k.answering() && !k.doubtful:
+		return
 	}
 	switch k.ending {
 	case leaveNow:
