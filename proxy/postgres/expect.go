@@ -24,9 +24,13 @@ func (a answer) ends() bool { return a.kind <= synced }
 
 // answers is a queue of them. The slice is reused, so that asking allocates nothing.
 type answers struct {
-	list []answer
-	head int
+	list   []answer
+	head   int
+	closes int // how many are the client's Closes of statements it had
 }
+
+// closing reports whether a is the client's Close of a statement it had.
+func (a *answer) closing() bool { return a.kind == closed && a.statement != nil }
 
 func (q *answers) push(a answer) {
 	switch {
@@ -38,6 +42,9 @@ func (q *answers) push(a answer) {
 		q.list, q.head = q.list[:n], 0
 	}
 	q.list = append(q.list, a)
+	if a.closing() {
+		q.closes++
+	}
 }
 
 func (q *answers) empty() bool { return q.head == len(q.list) }
@@ -47,6 +54,9 @@ func (q *answers) first() *answer { return &q.list[q.head] }
 
 func (q *answers) pop() answer {
 	a := q.list[q.head]
+	if a.closing() {
+		q.closes--
+	}
 	q.list[q.head].statement = nil
 	q.head++
 	return a
@@ -68,6 +78,11 @@ func (q *answers) pending() []answer { return q.list[q.head:] }
 // cut drops n answers behind the first skip of those to come.
 func (q *answers) cut(skip, n int) {
 	at := q.head + skip
+	for i := at; i < at+n; i++ {
+		if q.list[i].closing() {
+			q.closes--
+		}
+	}
 	kept := append(q.list[:at], q.list[at+n:]...)
 	clear(q.list[len(kept):])
 	q.list = kept
@@ -78,15 +93,15 @@ func (q *answers) settings() bool {
 	return !q.empty() && q.first().ours && q.first().kind == queried
 }
 
-// unnamedAhead reports whether a Parse of the unnamed statement, the last one sent, belongs to an earlier batch and has yet to
+// ahead reports whether the last Parse, or Close, of the statement name that was sent belongs to an earlier batch and has yet to
 // be answered: it may be skipped.
-func (q *answers) unnamedAhead() bool {
+func (q *answers) ahead(name []byte) bool {
 	behindSync := false
 	for i := len(q.list) - 1; i >= q.head; i-- {
 		switch a := &q.list[i]; {
 		case a.kind == synced:
 			behindSync = true
-		case a.kind == parsed && a.statement != nil && a.statement.name == "":
+		case a.statement != nil && a.statement.name == string(name):
 			return behindSync
 		}
 	}
@@ -119,5 +134,5 @@ func (q *answers) reset() {
 		q.list = nil
 	}
 	clear(q.list)
-	q.list, q.head = q.list[:0], 0
+	q.list, q.head, q.closes = q.list[:0], 0, 0
 }

@@ -128,9 +128,8 @@ func (k *link) applySettings() {
 	}
 }
 
-// mayGoOn reports whether what the client's messages were held for has been answered: the session's settings, or the Parse
-// of the unnamed statement.
-func (k *link) mayGoOn() bool { return !k.answers.settings() && !k.answers.unnamedAhead() }
+// mayGoOn reports whether the client's messages, held for an answer, are worth another look.
+func (k *link) mayGoOn() bool { return !k.answers.settings() }
 
 // Ready is called when the server has said something, or takes more.
 func (k *link) Ready(_ *eventloop.Loop, e eventloop.Events) {

@@ -139,8 +139,8 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 		return pgwire.HeaderSize, passOn
 	}
 	aboutStatement := m[0] == pgwire.Parse || m[0] == pgwire.Bind || have[0] == 'S'
-	if aboutStatement && m[0] != pgwire.Parse && len(name) == 0 && k.answers.unnamedAhead() {
-		return 0, waitForAnswer // if that Parse is skipped, the server has someone else's
+	if aboutStatement && k.uncertain(m[0], name) {
+		return 0, waitForAnswer
 	}
 	if !k.unsynced {
 		k.evict(r, i)
@@ -165,6 +165,19 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 		k.bodyEnds()
 	}
 	return used, passOn
+}
+
+// uncertain reports whether it takes the answer to an earlier batch to know what a message of type t about the statement name
+// means: whether the name is taken, whether it was closed, and whether the server's unnamed statement is the client's or, after
+// a Parse that was skipped, someone else's.
+func (k *link) uncertain(t byte, name []byte) bool {
+	switch {
+	case len(name) == 0:
+		return t != pgwire.Parse && k.answers.ahead(name)
+	case k.answers.closes > 0:
+		return k.answers.ahead(name)
+	}
+	return t == pgwire.Parse && k.session.statements.find(name) != nil && k.answers.ahead(name)
 }
 
 // nameIn finds the statement's name in the body of a message of type t, and how many bytes of the body come before it.
