@@ -172,6 +172,11 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 // a Parse that was skipped, someone else's.
 func (k *link) uncertain(t byte, name []byte) bool {
 	switch {
+	case k.doubtful: // no answer could be relied on
+		if len(name) == 0 {
+			k.server.Prepared.Unnamed = 0
+		}
+		return false
 	case len(name) == 0:
 		return t != pgwire.Parse && k.answers.ahead(name)
 	case k.answers.closes > 0:
