@@ -106,6 +106,9 @@ func (k *link) answersOurs(t byte) bool {
 
 // skipTo drops what cannot come any more when the server answers something of that kind.
 func (k *link) skipTo(kind answerKind) {
+	if k.session.resource.mode == Session { // such answers are not queued
+		return
+	}
 	k.answers.dropCopyEnds(true)
 	if k.doubtful && k.answers.has(kind) {
 		for k.answers.first().kind != kind {

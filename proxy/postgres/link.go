@@ -35,6 +35,7 @@ type link struct {
 	upOut    []byte     // for the server, not yet written
 	unsynced bool       // messages of the extended protocol were sent since the last Sync
 	skipping bool       // since an error the server skips everything up to the next Sync
+	probing  bool       // it has been asked whether it does
 
 	ending     verdict // a message that ends the session, once what was asked before it is answered; passOn: none
 	endingType byte    // of that message

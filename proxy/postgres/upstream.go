@@ -188,6 +188,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	}
 	switch m[0] {
 	case pgwire.Query, pgwire.FunctionCall:
+		if !k.certain(r, i) {
+			return 0, waitForAnswer
+		}
 		k.query(m[0], body)
 	case pgwire.Sync:
 		k.sync()
@@ -212,13 +215,29 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	return pgwire.HeaderSize, passOn
 }
 
-// query notes a Query or FunctionCall. One in the middle of a batch is not answered if the batch has failed, which we
-// cannot always tell.
+// certain reports whether it is known if the server answers a Query or FunctionCall at i: it does not in the middle of a batch
+// that has failed. To find out, it is asked to close the unnamed portal, which the Query ends anyway: it does, or it has failed.
+func (k *link) certain(r *rewriting, i int) bool {
+	switch {
+	case !k.unsynced, k.skipping, k.copyIn, k.doubtful, k.session.resource.mode == Session:
+		return true
+	case !k.probing:
+		k.probing = true
+		r.insert(i, pgwire.Close, 0, 0, 0, 6, 'P', 0, pgwire.Flush, 0, 0, 0, 4)
+		k.answers.push(answer{kind: closed, ours: true})
+		return false
+	}
+	return !k.answers.has(closed)
+}
+
+// query notes a Query or FunctionCall. What it does it commits, or not, together with the batch that it is in the middle of.
 func (k *link) query(t byte, body int) {
+	k.probing = false
 	if k.skipping {
 		return
 	}
-	k.doubtful = k.doubtful || k.unsynced || k.copyIn
+	k.doubtful = k.doubtful || k.copyIn || k.unsynced && k.session.resource.mode == Session
+	k.unsynced = k.unsynced && k.doubtful
 	k.answers.push(answer{kind: queried})
 	if t == pgwire.Query {
 		k.scan(body)
