@@ -156,6 +156,7 @@ func (k *link) hearReady(body []byte) error {
 		k.status = body[0]
 	}
 	k.answers.dropCopyEnds(false)
+	k.words.forget = k.words.forget && k.answers.has(queried)
 	return nil
 }
 

@@ -205,7 +205,6 @@ func (k *link) settle() {
 		return
 	}
 	k.notePins()
-	k.words.forget = false
 	k.failed = nil
 	switch {
 	case k.status != pgwire.Idle && s.resource.mode == Statement:

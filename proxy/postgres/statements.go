@@ -167,8 +167,8 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	return used, passOn
 }
 
-// uncertain reports whether it takes the answer to an earlier batch to know what a message of type t about the statement name
-// means: whether the name is taken, whether it was closed, and whether the server's unnamed statement is the client's or, after
+// uncertain reports whether it takes the answer to an earlier batch or query to know what a message of type t about the statement name
+// means: whether the name is taken, whether it was closed or deallocated, and whether the server's unnamed statement is the client's or, after
 // a Parse that was skipped, someone else's.
 func (k *link) uncertain(t byte, name []byte) bool {
 	switch {
@@ -177,6 +177,8 @@ func (k *link) uncertain(t byte, name []byte) bool {
 			k.server.Prepared.Unnamed = 0
 		}
 		return false
+	case k.words.forget && k.answers.has(queried): // DISCARD or DEALLOCATE is on its way
+		return true
 	case len(name) == 0:
 		return t != pgwire.Parse && k.answers.ahead(name)
 	case k.answers.closes > 0:
@@ -270,10 +272,6 @@ func (k *link) parse(r *rewriting, i int, old *statement, name []byte) *statemen
 	if len(name) == 0 {
 		k.keeping = &t.unnamed
 		return &t.unnamed
-	}
-	if old != nil && k.words.forget && !k.parsing(old) { // gone before this one is parsed: the name is free then
-		t.remove(old)
-		old = nil
 	}
 	st := &statement{name: string(name), prior: old}
 	if old != nil { // the server shall say that the name is taken, unless the old one's Parse, on its way, fails
