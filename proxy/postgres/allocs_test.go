@@ -46,7 +46,7 @@ func TestRelayingAllocatesNothing(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				const warmUp, rounds, most = 50, 400, 20 // what tests and runtime allocate by the way
+				const warmUp, rounds, most = 30, 200, 20 // what tests and runtime allocate by the way
 				for range warmUp {
 					round()
 				}
