@@ -89,12 +89,15 @@ func parse(name, sql string) frontend { return &pgproto3.Parse{Name: name, Query
 func bind(portal, name string) frontend {
 	return &pgproto3.Bind{DestinationPortal: portal, PreparedStatement: name}
 }
+
 func describe(kind byte, name string) frontend {
 	return &pgproto3.Describe{ObjectType: kind, Name: name}
 }
+
 func execute(portal string, rows uint32) frontend {
 	return &pgproto3.Execute{Portal: portal, MaxRows: rows}
 }
+
 func closing(kind byte, name string) frontend { return &pgproto3.Close{ObjectType: kind, Name: name} }
 func data(s string) frontend                  { return &pgproto3.CopyData{Data: []byte(s)} }
 func bindTo(name string, parameters ...string) frontend {
@@ -359,20 +362,25 @@ func TestExtendedQueriesAreAnsweredAsByTheServer(t *testing.T) {
 			ready(1, bindTo("", "again"), execute("", 0), synchronize))},
 		"the unnamed one is replaced": {script: []exchange{ // Trap 22
 			ready(1, parse("", "SELECT 1"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize),
-			ready(1, parse("", "SELECT 2"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize)}},
+			ready(1, parse("", "SELECT 2"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize),
+		}},
 		"the unnamed one ends with a simple query": {script: []exchange{ // Trap 22
 			ready(1, parse("", "SELECT 1"), synchronize), ready(1, query("SELECT 2")), ready(1, bind("", ""), execute("", 0), synchronize)}},
 		"the unnamed one ends with a simple query, even a bad one": {script: []exchange{
-			ready(1, parse("", "SELECT 1"), synchronize), ready(1, query("SELEC 2")), ready(1, bind("", ""), execute("", 0), synchronize)}},
+			ready(1, parse("", "SELECT 1"), synchronize), ready(1, query("SELEC 2")), ready(1, bind("", ""), execute("", 0), synchronize),
+		}},
 		"the unnamed one ends with a bad one": {script: []exchange{
-			ready(1, parse("", "SELECT 1"), synchronize), ready(1, parse("", "SELEC 2"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize)}},
+			ready(1, parse("", "SELECT 1"), synchronize), ready(1, parse("", "SELEC 2"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize),
+		}},
 		"the unnamed one is closed": {script: []exchange{
-			ready(1, parse("", "SELECT 1"), synchronize), ready(1, closing('S', ""), synchronize), ready(1, bind("", ""), execute("", 0), synchronize)}},
+			ready(1, parse("", "SELECT 1"), synchronize), ready(1, closing('S', ""), synchronize), ready(1, bind("", ""), execute("", 0), synchronize),
+		}},
 		"the unnamed one of nobody":  {script: []exchange{ready(1, bind("", ""), execute("", 0), synchronize), ready(1, describe('S', ""), synchronize)}},
 		"several unnamed in a batch": {script: []exchange{ready(1, parse("", "SELECT 1"), bind("", ""), execute("", 0), parse("", "SELECT 2"), bind("", ""), execute("", 0), synchronize)}},
 		"several named in a batch": {script: []exchange{
 			ready(1, parse("s", "SELECT 's'"), parse("t", "SELECT 't'"), bind("", "s"), execute("", 0), bind("", "t"), execute("", 0), bind("", "s"), execute("", 0), synchronize),
-			ready(1, bind("", "t"), execute("", 0), bind("", "s"), execute("", 0), synchronize)}},
+			ready(1, bind("", "t"), execute("", 0), bind("", "s"), execute("", 0), synchronize),
+		}},
 		"a hundred batches in one write": {script: []exchange{ready(100, repeat(100, append(one, synchronize)...)...)}}, // Trap 16
 		"a hundred batches of named in one write": {script: []exchange{ready(101, append([]frontend{parse("s", "SELECT $1::text"), synchronize},
 			repeat(100, frontend(bindTo("s", "x")), execute("", 0), synchronize)...)...)}},
@@ -395,24 +403,32 @@ func TestExtendedQueriesAreAnsweredAsByTheServer(t *testing.T) {
 		"closing":                         {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, closing('S', "s"), synchronize), ready(1, bind("", "s"), synchronize), ready(1, parse("s", "SELECT 2"), bind("", "s"), execute("", 0), synchronize)}}, // Trap 24
 		"closing what there is not":       {script: []exchange{ready(1, closing('S', "unknown"), closing('P', "unknown"), closing('S', ""), closing('P', ""), synchronize)}},                                                                                                 // Trap 24
 		"closing and parsing again":       {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, closing('S', "s"), parse("s", "SELECT 2"), bind("", "s"), execute("", 0), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
-		"closing and parsing again behind an error": {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize),
-			ready(1, parse("", "SELEC"), closing('S', "s"), parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
-		"closing, parsing and failing": {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize),
-			ready(1, closing('S', "s"), parse("s", "SELEC"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"closing and parsing again behind an error": {script: []exchange{
+			ready(1, parse("s", "SELECT 1"), synchronize),
+			ready(1, parse("", "SELEC"), closing('S', "s"), parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize),
+		}},
+		"closing, parsing and failing": {script: []exchange{
+			ready(1, parse("s", "SELECT 1"), synchronize),
+			ready(1, closing('S', "s"), parse("s", "SELEC"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize),
+		}},
 		"rows in portions": {script: []exchange{ // Trap 24
 			ready(1, query("BEGIN")), ready(1, series, bind("p", "s"), execute("p", 3), synchronize), ready(1, execute("p", 3), synchronize),
-			ready(1, execute("p", 0), synchronize), ready(1, execute("p", 1), synchronize), ready(1, closing('P', "p"), synchronize), ready(1, query("COMMIT"))}},
+			ready(1, execute("p", 0), synchronize), ready(1, execute("p", 1), synchronize), ready(1, closing('P', "p"), synchronize), ready(1, query("COMMIT")),
+		}},
 		"rows in portions by flush":        {script: []exchange{flushed(1, 's', series, bind("", "s"), execute("", 3), flush), flushed(1, 's', execute("", 3), flush), flushed(1, 'C', execute("", 0), flush), ready(1, synchronize)}},
 		"portals end with the transaction": {script: []exchange{ready(1, query("BEGIN")), ready(1, series, bind("p", "s"), execute("p", 1), synchronize), ready(1, query("COMMIT")), ready(1, execute("p", 1), synchronize)}},
 		"portals end with the batch":       {script: []exchange{ready(1, series, bind("p", "s"), execute("p", 1), synchronize), ready(1, execute("p", 1), synchronize)}},
 		"a transaction in batches": {script: []exchange{
 			ready(1, parse("", "BEGIN"), bind("", ""), execute("", 0), synchronize), ready(1, append(one, synchronize)...),
 			ready(1, parse("s", "SELECT 1/0"), bind("", "s"), execute("", 0), synchronize), ready(1, append(one, synchronize)...),
-			ready(1, parse("", "ROLLBACK"), bind("", ""), execute("", 0), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+			ready(1, parse("", "ROLLBACK"), bind("", ""), execute("", 0), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize),
+		}},
 		"a statement parsed in a transaction that is rolled back": {script: []exchange{
-			ready(1, query("BEGIN")), ready(1, parse("s", "SELECT 1"), synchronize), ready(1, query("ROLLBACK")), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+			ready(1, query("BEGIN")), ready(1, parse("s", "SELECT 1"), synchronize), ready(1, query("ROLLBACK")), ready(1, bind("", "s"), execute("", 0), synchronize),
+		}},
 		"committing by a statement parsed before": {script: []exchange{
-			ready(1, parse("s", "ROLLBACK"), synchronize), ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+			ready(1, parse("s", "ROLLBACK"), synchronize), ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")), ready(1, bind("", "s"), execute("", 0), synchronize),
+		}},
 		"deallocating all":                                   {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, query("DEALLOCATE ALL")), ready(1, bind("", "s"), synchronize), ready(1, parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}}, // Trap 26
 		"discarding all":                                     {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, query("DISCARD ALL")), ready(1, bind("", "s"), synchronize), ready(1, parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},    // Trap 26
 		"discarding all, extended":                           {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, parse("", "DISCARD ALL"), bind("", ""), execute("", 0), synchronize), ready(1, bind("", "s"), synchronize), ready(1, bind("", ""), synchronize)}},
