@@ -167,9 +167,9 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	return used, passOn
 }
 
-// uncertain reports whether it takes the answer to an earlier batch or query to know what a message of type t about the statement name
-// means: whether the name is taken, whether it was closed or deallocated, and whether the server's unnamed statement is the client's or, after
-// a Parse that was skipped, someone else's.
+// uncertain reports whether it takes the answer to an earlier batch or query to know what a message of type t about the
+// statement name means: whether the name is taken, whether it was closed or deallocated, and whether the server's unnamed
+// statement is the client's or, after a Parse that was skipped, someone else's.
 func (k *link) uncertain(t byte, name []byte) bool {
 	switch {
 	case k.doubtful: // no answer could be relied on
