@@ -146,7 +146,7 @@ func (s *session) pumpUp() bool {
 // pumpDown reads from the server once, when the client has taken all that came before, and reports whether it did.
 func (s *session) pumpDown() bool {
 	k := s.link
-	if s.dead || k == nil || k.server == nil || !k.server.Conn.Readable() || !s.flush() {
+	if s.dead || k == nil || k.server == nil || !s.flush() || !k.server.Conn.Readable() {
 		return false
 	}
 	held := copy(s.w.loop.Scratch, k.carry)
