@@ -95,9 +95,6 @@ func (c *Conn) Loop() *Loop { return c.loop.Load() }
 // Open reports whether c has a socket.
 func (c *Conn) Open() bool { return c.loop.Load() != nil }
 
-// Encrypted reports whether c speaks TLS.
-func (c *Conn) Encrypted() bool { return c.secure != nil }
-
 // Note records events that the handler was told.
 func (c *Conn) Note(e Events) {
 	if e&Readable != 0 {

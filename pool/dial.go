@@ -128,7 +128,7 @@ func (p *Pool) adopt(d *Dialed) error {
 		return err
 	}
 	now := time.Now()
-	s := &Server{pool: p, hijacked: d.hijacked, params: maps.Clone(d.hijacked.ParameterStatuses), born: now}
+	s := &Server{pool: p, hijacked: d.hijacked, params: maps.Clone(d.hijacked.ParameterStatuses)}
 	if b.cfg.ServerLifetime > 0 {
 		s.expires = now.Add(jittered(b.cfg.ServerLifetime))
 	}

@@ -22,9 +22,8 @@ type Server struct {
 
 	unsafe   bool // a cancel request may arrive at any time
 	pool     *Pool
-	hijacked *pgconn.HijackedConn // for cancel requests: address, key and TLS settings
-	params   map[string]string    // as last reported by the server
-	born     time.Time
+	hijacked *pgconn.HijackedConn              // for cancel requests: address, key and TLS settings
+	params   map[string]string                 // as last reported by the server
 	expires  time.Time                         // end of the server's lifetime, jittered
 	restsFor time.Duration                     // how long it may stay on the shelf, jittered
 	rested   time.Time                         // when it was last put on the shelf
