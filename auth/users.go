@@ -120,6 +120,10 @@ func NewUsers(m Method, key Key, secrets map[string]Secret) (*Users, error) {
 	return u, nil
 }
 
+// Costly reports whether a login may take a millisecond of arithmetic, and not microseconds: a password in plain text is
+// compared with a SCRAM verifier by doing all of SCRAM's iterations.
+func (u *Users) Costly() bool { return u.method.name == Password }
+
 // keep turns a secret into what the method needs.
 func (u *Users) keep(user string, s Secret) (*credential, error) {
 	if why := u.method.unusable(s.Kind()); why != "" {

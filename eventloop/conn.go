@@ -67,6 +67,22 @@ func (c *Conn) Attach(l *Loop, fd int, secure *Secure, h Handler) error {
 	return c.watch(l)
 }
 
+// succeed makes c the one that is told of what happens to the socket of from, by the same loop and without its having to
+// hear of it. from has no socket afterwards.
+func (c *Conn) succeed(from *Conn, secure *Secure, h Handler) {
+	l := from.loop.Load()
+	c.fd, c.handler, c.secure = from.fd, h, secure
+	c.generation.Store(from.generation.Load())
+	c.writes, c.hangup = from.writes, from.hangup
+	c.readable = from.readable || secure != nil // as in Attach
+	if secure != nil {
+		secure.conn = c
+	}
+	c.loop.Store(l)
+	l.group.table.set(int(c.fd), c)
+	from.loop.Store(nil)
+}
+
 func (c *Conn) watch(l *Loop) error {
 	c.loop.Store(l)
 	l.group.table.set(int(c.fd), c)

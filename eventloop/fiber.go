@@ -88,6 +88,12 @@ func (s *Stream) Release() (fd int) {
 	return s.conn.release()
 }
 
+// GiveTo makes the socket c's, on the same loop. It is Release and [Conn.Attach] without a system call. On the fiber only.
+func (s *Stream) GiveTo(c *Conn, secure *Secure, h Handler) {
+	s.fiber.loop.Disarm(&s.timer)
+	c.succeed(&s.conn, secure, h)
+}
+
 // Ready is called when a wait may be over.
 func (s *Stream) Ready(_ *Loop, e Events) {
 	s.conn.Note(e)

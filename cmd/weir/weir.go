@@ -11,8 +11,6 @@ import (
 	"net"
 	"os"
 	"reflect"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -98,26 +96,6 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 	w.running.Go(w.serveAdmin)
 	w.running.Go(w.serveClients)
 	return w, nil
-}
-
-// gcPercent is GOGC unless the environment says otherwise. Idle clients are most of the heap and live long, while nothing is
-// allocated for a query, so collecting twice as often costs little and saves a quarter of their memory.
-const gcPercent = 50
-
-// tuneRuntime fits the Go runtime to a process that is a proxy and nothing else: memory as above, and as many of Go's
-// processors as the event loops need besides those of the machine. It returns how many the machine has for us; undo puts
-// everything back.
-func tuneRuntime() (processors int, undo func()) {
-	processors = runtime.GOMAXPROCS(0)
-	runtime.GOMAXPROCS(postgres.GoProcessors(processors))
-	before := debug.SetGCPercent(gcPercent)
-	if os.Getenv("GOGC") != "" {
-		debug.SetGCPercent(before)
-	}
-	return processors, func() {
-		runtime.GOMAXPROCS(processors)
-		debug.SetGCPercent(before)
-	}
 }
 
 func (w *weir) serveClients() {

@@ -75,9 +75,7 @@ func (l *login) admit(st *startup) error {
 	if err := r.gate.Reachable(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithDeadline(l.srv.ctx, l.deadline())
-	defer cancel()
-	greeting, settings, err := l.askServer(ctx, r, st)
+	greeting, settings, err := l.askServer(r, st)
 	if err != nil {
 		return r.greetError(err, time.Since(l.began))
 	}
@@ -85,11 +83,14 @@ func (l *login) admit(st *startup) error {
 }
 
 // askServer finds out what the client is to be told. That is known, except for the first who ask for the same.
-func (l *login) askServer(ctx context.Context, r *resource, st *startup) (g *pool.Greeting, settings *pool.Settings, err error) {
+func (l *login) askServer(r *resource, st *startup) (g *pool.Greeting, settings *pool.Settings, err error) {
 	g, settings, known := r.pool.Known(st.settings)
-	if !known {
-		l.fiber.Await(func() { g, settings, err = r.pool.Greet(ctx, st.settings) })
+	if known {
+		return g, settings, nil
 	}
+	ctx, cancel := context.WithDeadline(l.srv.ctx, l.deadline())
+	defer cancel()
+	l.fiber.Await(func() { g, settings, err = r.pool.Greet(ctx, st.settings) })
 	return g, settings, err
 }
 
@@ -161,7 +162,10 @@ func (l *login) message(limit int) ([]byte, error) {
 
 // handOver makes a session of the login.
 func (l *login) handOver(st *startup, r *resource, g *pool.Greeting, settings *pool.Settings, out []byte) error {
-	w := l.srv.nextWorker()
+	w := l.srv.workerOn(l.fiber.Loop())
+	if w == nil {
+		w = l.srv.nextWorker()
+	}
 	s := &session{w: w, resource: r, settings: settings, greeting: g}
 	length := shortSecret
 	if st.version >= version32 {
@@ -184,11 +188,16 @@ func (l *login) handOver(st *startup, r *resource, g *pool.Greeting, settings *p
 		l.srv.forget(s)
 		return err
 	}
-	early := append([]byte(nil), l.in...)
 	secure := l.secure
 	if secure != nil {
 		secure.Detach(l.tls, nil)
 	}
+	if w.loop == l.fiber.Loop() {
+		l.socket.GiveTo(&s.conn, secure, s)
+		s.enter(l.in)
+		return nil
+	}
+	early := append([]byte(nil), l.in...)
 	fd := l.socket.Release()
 	w.loop.Post(eventloop.TaskFunc(func() { s.adopt(fd, secure, early) }))
 	return nil

@@ -85,7 +85,7 @@ type Server struct {
 	resources map[string]*resource
 	users     atomic.Pointer[auth.Users]
 	tls       atomic.Pointer[tlsState] // nil: no TLS
-	porch     *eventloop.Group         // for those who have not logged in yet
+	porch     *eventloop.Group         // for those who have not logged in yet, where that takes much arithmetic
 	loops     *eventloop.Group         // for sessions and server connections
 	workers   []*worker
 	next      atomic.Uint32
@@ -296,12 +296,20 @@ func (s *Server) listen(l net.Listener) (*eventloop.Listener, error) {
 	if s.draining.Load() {
 		return nil, net.ErrClosed
 	}
-	listener, err := s.porch.Listen(l, s.accept, s.acceptFailed)
+	group := s.loops
+	if s.laborious() {
+		group = s.porch
+	}
+	listener, err := group.Listen(l, s.accept, s.acceptFailed)
 	if err == nil {
 		s.listeners = append(s.listeners, listener)
 	}
 	return listener, err
 }
+
+// laborious reports whether logins need so much arithmetic, for TLS or for passwords, that they would hold up the sessions
+// of a loop: then they have loops of their own. Others cost less where the session will be than on their way there.
+func (s *Server) laborious() bool { return s.tls.Load() != nil || s.users.Load().Costly() }
 
 // accept begins a login, unless there are too many.
 func (s *Server) accept(loop *eventloop.Loop, fd int) {
@@ -311,7 +319,27 @@ func (s *Server) accept(loop *eventloop.Loop, fd int) {
 	case s.unauthenticated.Load() >= int64(s.limits.Unauthenticated) && s.limits.Unauthenticated > 0:
 		s.refuse(loop, fd, s.tooManyLogins())
 	default:
+		s.beginLogin(loop, fd)
+	}
+}
+
+// beginLogin begins a login on the loop where it ought to be: the kernel does not spread connections evenly over those that
+// accept them, and a reload may have changed what a login takes.
+func (s *Server) beginLogin(accepted *eventloop.Loop, fd int) {
+	loop := accepted
+	switch {
+	case !s.laborious():
+		loop = s.nextWorker().loop
+	case s.workerOn(accepted) != nil:
+		loop = s.porch.Next()
+	}
+	begin := func() {
 		loop.Go(func(f *eventloop.Fiber) { s.login(f, fd) })
+	}
+	if loop == accepted {
+		begin()
+	} else {
+		loop.Post(eventloop.TaskFunc(begin))
 	}
 }
 
@@ -397,6 +425,16 @@ func (s *Server) beginTurningAway() bool {
 func (s *Server) turnedAwayOne() {
 	s.turnedAway.Add(-1)
 	s.logging.Done()
+}
+
+// workerOn is the worker of a loop, or nil when the loop has no sessions.
+func (s *Server) workerOn(loop *eventloop.Loop) *worker {
+	for _, w := range s.workers {
+		if w.loop == loop {
+			return w
+		}
+	}
+	return nil
 }
 
 func (s *Server) nextWorker() *worker {

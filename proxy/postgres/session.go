@@ -63,6 +63,11 @@ func (s *session) adopt(fd int, secure *eventloop.Secure, early []byte) {
 		s.close()
 		return
 	}
+	s.enter(early)
+}
+
+// enter begins the session on its loop.
+func (s *session) enter(early []byte) {
 	if s.w.srv.draining.Load() {
 		s.drain()
 		return
