@@ -371,3 +371,47 @@ func TestLastWordsToADeafClientAreNotWaitedFor(t *testing.T) {
 		t.Errorf("then %v", err)
 	}
 }
+
+// Trap 35: the end of an answer reaches a client that reads it late, though the server has nothing more to say. Answers grow
+// until they no longer fit between the server and the client, so that for some of them it is only their end that does not.
+func TestTheEndOfAnAnswerReachesASlowReader(t *testing.T) {
+	watcher := pgtest.Connect(t, pgtest.Shared(t).DSN())
+	pgtest.NoLeaks(t)
+	w := start(t, settings{mode: postgres.Session, servers: 1, sendBuffer: 64 << 10})
+	c := w.client()
+	if err := c.Conn().(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
+		t.Fatal(err)
+	}
+	pid := backend(t, c)
+	const step = 24 << 10 // less than what is read of a server at once
+	for size := 8 * step; ; size += step {
+		c.Send(query(fmt.Sprintf("SELECT repeat('x', %d)", size)))
+		blocked := said(t, watcher, pid)
+		if got := len(one(t, c.UntilReady(1))); got != size {
+			t.Fatalf("%d bytes arrive of %d", got, size)
+		}
+		if blocked {
+			return
+		}
+		if size > 64<<20 {
+			t.Fatal("the server never had to wait for its client")
+		}
+	}
+}
+
+// said waits until the server process has said all it has to say (false) or must wait for who listens (true).
+func said(t *testing.T, watcher *pgtest.Client, pid string) (blocked bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		switch got := one(t, watcher.Query("SELECT state || ' ' || wait_event FROM pg_stat_activity WHERE pid = "+pid)); got {
+		case "idle ClientRead":
+			return false
+		case "active ClientWrite":
+			return true
+		default:
+			if time.Now().After(deadline) {
+				t.Fatalf("the server process is %q", got)
+			}
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/auth"
 	"github.com/weirproxy/weir/breaker"
@@ -44,6 +45,8 @@ type settings struct {
 	bucket   limiter.Bucket
 	rate     limiter.Rate
 	breaker  *breaker.Breaker
+
+	sendBuffer int // of the clients' sockets, in bytes; 0: as the system likes
 }
 
 const database = "orders"
@@ -96,6 +99,9 @@ func start(tb testing.TB, c settings) *weir {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	if c.sendBuffer > 0 {
+		limitSending(tb, listener, c.sendBuffer)
+	}
 	served := make(chan struct{})
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, net.ErrClosed) {
@@ -108,6 +114,22 @@ func start(tb testing.TB, c settings) *weir {
 		<-served
 	})
 	return &weir{Server: server, tb: tb, addr: listener.Addr().String(), database: database}
+}
+
+// limitSending has the sockets that will be accepted buffer no more than size bytes, as the kernel counts them.
+func limitSending(tb testing.TB, l net.Listener, size int) {
+	tb.Helper()
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, size)
+	})
+	if err := errors.Join(err, failed); err != nil {
+		tb.Fatal(err)
+	}
 }
 
 // dsn is the connection string of the weir for a user, with further parameters as "key=value".
