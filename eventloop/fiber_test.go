@@ -153,14 +153,8 @@ func TestAFiberAwaitsWhatBlocks(t *testing.T) {
 // A socket leaves a fiber for a loop of another group without losing what has come meanwhile.
 func TestAStreamIsReleasedToAnotherLoop(t *testing.T) {
 	pgtest.NoLeaks(t)
-	porch, inside := group(t, 2), group(t, 2)
-	_, addr, _ := listen(t, porch, func(_ *eventloop.Fiber, s *eventloop.Stream) {
-		buf := make([]byte, 5)
-		if _, err := io.ReadFull(s, buf); err != nil {
-			t.Error(err)
-			return
-		}
-		_, _ = s.Write([]byte("in"))
+	inside := group(t, 2)
+	leaveForEcho(t, func(t *testing.T, _ *eventloop.Loop, s *eventloop.Stream) {
 		fd := s.Release()
 		e := &echo{group: inside, closed: make(chan struct{})}
 		loop := inside.Next()
@@ -173,14 +167,48 @@ func TestAStreamIsReleasedToAnotherLoop(t *testing.T) {
 			e.advance(loop)
 		}))
 	})
+}
+
+// Or it leaves the fiber for another owner on the same loop.
+func TestAStreamIsGivenAwayOnItsLoop(t *testing.T) {
+	pgtest.NoLeaks(t)
+	leaveForEcho(t, func(t *testing.T, loop *eventloop.Loop, s *eventloop.Stream) {
+		e := &echo{closed: make(chan struct{})}
+		e.owner.Store(loop)
+		_ = s.SetDeadline(time.Now().Add(time.Millisecond)) // for the stream, not for whom it is given to
+		s.GiveTo(&e.conn, nil, e)
+		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("reading what was given away: %v", err)
+		}
+		e.advance(loop)
+	})
+}
+
+// leaveForEcho has clients say hello to a fiber, which lets leave hand its socket to an echo, and then more.
+func leaveForEcho(t *testing.T, leave func(*testing.T, *eventloop.Loop, *eventloop.Stream)) {
+	t.Helper()
+	_, addr, _ := listen(t, group(t, 2), func(f *eventloop.Fiber, s *eventloop.Stream) {
+		buf := make([]byte, 5)
+		if _, err := io.ReadFull(s, buf); err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = s.Write([]byte("in"))
+		leave(t, f.Loop(), s)
+	})
 	var clients sync.WaitGroup
 	for range 8 {
 		clients.Go(func() {
 			for range 50 {
 				conn := dial(t, addr)
 				_, _ = conn.Write([]byte("helloearly"))
+				answer := make([]byte, len("inearly"))
+				if _, err := io.ReadFull(conn, answer); err != nil {
+					t.Error(err)
+				}
+				_, _ = conn.Write([]byte("late"))
 				_ = conn.(*net.TCPConn).CloseWrite()
-				if got, err := io.ReadAll(conn); err != nil || string(got) != "inearly" {
+				if got, err := io.ReadAll(conn); err != nil || string(answer)+string(got) != "inearlylate" {
 					t.Errorf("got %q, %v", got, err)
 					return
 				}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -657,4 +658,33 @@ func TestAGreetingOutlastsARefusal(t *testing.T) {
 		t.Error(err)
 	}
 	b.settled()
+}
+
+// Trap 55: after a failover the server's name means another machine, and it may mean several of which one is dead.
+func TestNamesAreResolvedForEachDial(t *testing.T) {
+	pgtest.NoLeaks(t)
+	fake := pgtest.Script{pgtest.AcceptStartup(), pgtest.ExpectClose()}.Serve(t)
+	cfg, err := pgconn.ParseConfig(strings.Replace(fake.DSN(), "127.0.0.1", "db.example", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const dead = "127.255.255.254" // nobody listens there
+	var addresses []string
+	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) {
+		if host != "db.example" {
+			t.Errorf("asked for %s", host)
+		}
+		return addresses, nil
+	}
+	dial := pool.Dial(cfg)
+	for i, now := range [][]string{{"127.0.0.1"}, {dead}, {dead, "127.0.0.1"}} {
+		addresses = now
+		d, err := dial(t.Context(), nil)
+		if works := addresses[len(addresses)-1] != dead; works != (err == nil) {
+			t.Errorf("dial %d, to %v: %v", i, addresses, err)
+		}
+		if err == nil {
+			d.Close()
+		}
+	}
 }

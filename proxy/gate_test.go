@@ -16,7 +16,7 @@ import (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// The table is a promise to those who handle the errors of their database.
+// Trap 33: the table is a promise to those who handle the errors of their database.
 func TestReasons(t *testing.T) {
 	want := map[string]string{
 		"rate": "53400", "queue_full": "53300", "queue_timeout": "53300", "breaker": "57P03", "draining": "57P01",

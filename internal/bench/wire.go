@@ -16,7 +16,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // target is where and as whom a client logs in.
@@ -44,6 +47,7 @@ func dial(ctx context.Context, t target) (*conn, error) {
 	d := net.Dialer{Timeout: patience}
 	if t.Source != "" {
 		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(t.Source)}
+		d.Control = choosePortLate
 	}
 	nc, err := d.DialContext(ctx, "tcp", t.Addr)
 	if err != nil {
@@ -58,6 +62,20 @@ func dial(ctx context.Context, t target) (*conn, error) {
 		return nil, err
 	}
 	return c, c.SetDeadline(time.Time{})
+}
+
+const bindAddressNoPort = 24 // IP_BIND_ADDRESS_NO_PORT of ip(7); this program needs Linux to run, but not to compile
+
+// choosePortLate has the port of a socket with a given address chosen when it connects. Chosen
+// before, it could be no port that any connection uses, those included that were closed a minute ago.
+func choosePortLate(_, _ string, c syscall.RawConn) error {
+	var err error
+	if e := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, bindAddressNoPort, 1)
+	}); e != nil {
+		return e
+	}
+	return err
 }
 
 func login(nc net.Conn, t target) (*conn, error) {

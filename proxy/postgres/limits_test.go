@@ -26,7 +26,8 @@ import (
 	"github.com/weirproxy/weir/proxy/postgres"
 )
 
-// explained checks that an error says what contract and table promise of a refusal.
+// explained checks that an error says what contract and table promise of a refusal, all fields that every error has included
+// (trap 32).
 func explained(tb testing.TB, m pgtest.Message, severity string, reason *proxy.Reason, rule string) {
 	tb.Helper()
 	if m.Type != 'E' || m.Field('C') != reason.SQLSTATE || m.Field('S') != severity || m.Field('V') != severity || m.Field('M') != reason.Message {

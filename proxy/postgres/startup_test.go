@@ -125,7 +125,8 @@ func outcome(tb testing.TB, answer []byte) string {
 	return e.Code
 }
 
-// Traps 5 and 58: what is not a startup packet gets a proper error, or none where the other side would not understand it.
+// Traps 5 and 58: what is not a startup packet gets a proper error, or none where the other side would not understand it. Trap
+// 57: who wants replication is told so at once.
 func TestStartupPackets(t *testing.T) {
 	pgtest.Shared(t)
 	pgtest.NoLeaks(t)

@@ -204,6 +204,31 @@ func TestReloadOfACertificate(t *testing.T) {
 	}
 }
 
+// A reload may change what a login takes: TLS for everyone, and back.
+func TestTLSIsSwitchedByAReload(t *testing.T) {
+	pgtest.Shared(t)
+	pgtest.NoLeaks(t)
+	for _, first := range []postgres.TLSOptions{{}, certificate(t, "require")} {
+		w := start(t, settings{tls: first})
+		for _, o := range []postgres.TLSOptions{certificate(t, "require"), {}, certificate(t, "prefer")} {
+			users, err := auth.NewUsers(auth.Trust, auth.NewKey(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Reload(postgres.Options{Users: users, TLS: o}); err != nil {
+				t.Fatal(err)
+			}
+			for mode, want := range map[string]bool{"require": o.Mode != "", "disable": o.Mode != "require"} {
+				for range 4 { // on whatever loop they come to
+					if err := w.tryPgconn(t, "sslmode="+mode); (err == nil) != want {
+						t.Errorf("weir: %+v, client: %s: %v", o.Mode, mode, err)
+					}
+				}
+			}
+		}
+	}
+}
+
 // secured is a weir with TLS on both sides.
 func secured(t *testing.T, c settings) *weir {
 	t.Helper()
