@@ -284,7 +284,7 @@ func TestAServerWithoutAConnectionToSpareIsNotDown(t *testing.T) {
 func TestErrorsOfClientsDoNotOpenTheBreaker(t *testing.T) {
 	pgtest.Shared(t)
 	pgtest.NoLeaks(t)
-	w := start(t, settings{servers: 2, breaker: breaker.New(database, breaker.Config{Failures: 2}, nil), queue: limiter.Queue{Wait: 30 * time.Millisecond}})
+	w := start(t, settings{servers: 2, breaker: breaker.New(database, breaker.Config{Failures: 2}, nil), queue: limiter.Queue{Wait: 300 * time.Millisecond}})
 	c := w.client()
 	for range 5 {
 		for _, sql := range []string{"SELECT 1/0", "nonsense", "SELECT * FROM nosuch", "DO $$ BEGIN RAISE EXCEPTION 'no'; END $$"} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -29,12 +30,21 @@ type weir struct {
 	database string
 }
 
+const defaultLoops = 2 // for sessions
+
+// TestMain gives Go as many processors as weir serve would for the loops of the tests. With fewer, what runs beside the loops
+// waits for tens of milliseconds.
+func TestMain(m *testing.M) {
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), postgres.GoProcessors(2*defaultLoops)))
+	m.Run()
+}
+
 // settings are what a test changes of the defaults.
 type settings struct {
 	upstream string // the shared PostgreSQL
 	mode     postgres.PoolMode
 	servers  int // 10
-	loops    int // 2
+	loops    int // defaultLoops
 	queue    limiter.Queue
 	timeouts postgres.Timeouts
 	limits   postgres.Limits
@@ -67,7 +77,7 @@ func start(tb testing.TB, c settings) *weir {
 		c.queue.Wait = 5 * time.Second
 	}
 	if c.loops == 0 {
-		c.loops = 2
+		c.loops = defaultLoops
 	}
 	if c.method == "" {
 		c.method = auth.Trust
