@@ -57,27 +57,27 @@ func nextGeneration() uint32 {
 // Attach makes fd, a connected non-blocking stream socket that nothing else uses, this Conn's own and has l watch it.
 // secure is nil, or the TLS layer that was set up over the same socket. On l's goroutine, or while l does not know c.
 func (c *Conn) Attach(l *Loop, fd int, secure *Secure, h Handler) error {
-	c.fd, c.handler, c.secure = int32(fd), h, secure
+	c.own(int32(fd), secure, h)
 	c.generation.Store(nextGeneration())
-	c.writes, c.hangup = false, false
-	c.readable = secure != nil // TLS may hold something already; what the socket holds makes an event
+	c.readable, c.writes, c.hangup = secure != nil, false, false // what the socket holds makes an event
+	return c.watch(l)
+}
+
+// own takes over a socket, the TLS layer over it, which may hold something to read already, and who is told of both.
+func (c *Conn) own(fd int32, secure *Secure, h Handler) {
+	c.fd, c.handler, c.secure = fd, h, secure
 	if secure != nil {
 		secure.conn = c
 	}
-	return c.watch(l)
 }
 
 // succeed makes c the one that is told of what happens to the socket of from, by the same loop and without its having to
 // hear of it. from has no socket afterwards.
 func (c *Conn) succeed(from *Conn, secure *Secure, h Handler) {
 	l := from.loop.Load()
-	c.fd, c.handler, c.secure = from.fd, h, secure
+	c.own(from.fd, secure, h)
 	c.generation.Store(from.generation.Load())
-	c.writes, c.hangup = from.writes, from.hangup
-	c.readable = from.readable || secure != nil // as in Attach
-	if secure != nil {
-		secure.conn = c
-	}
+	c.readable, c.writes, c.hangup = from.readable || secure != nil, from.writes, from.hangup
 	c.loop.Store(l)
 	l.group.table.set(int(c.fd), c)
 	from.loop.Store(nil)

@@ -6,11 +6,11 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weirproxy/weir/internal/pgtest"
 	"github.com/weirproxy/weir/proxy"
 )
 
@@ -26,32 +26,18 @@ func TestTheBacklogIsAsLongAsTheKernelAllows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := proxy.Listen(t.Context(), "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	raw, err := l.(*net.TCPListener).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var got *unix.TCPInfo
-	if e := raw.Control(func(fd uintptr) {
-		got, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-	}); e != nil || err != nil {
-		t.Fatal(e, err)
-	}
+	pgtest.Control(t, listen(t), func(fd int) (err error) {
+		got, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		return err
+	})
 	if int(got.Sacked) != want { // of a listening socket: sk_max_ack_backlog (tcp_get_info in Linux' net/ipv4/tcp.c)
 		t.Errorf("the backlog is %d, want %d", got.Sacked, want)
 	}
 }
 
 func TestAcceptedConnectionsInheritTheirOptions(t *testing.T) {
-	l, err := proxy.Listen(t.Context(), "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := listen(t)
 	client, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -62,22 +48,27 @@ func TestAcceptedConnectionsInheritTheirOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	raw, err := conn.(*net.TCPConn).SyscallConn()
+	for name, option := range map[string][2]int{
+		"SO_KEEPALIVE": {unix.SOL_SOCKET, unix.SO_KEEPALIVE},
+		"TCP_NODELAY":  {unix.IPPROTO_TCP, unix.TCP_NODELAY},
+	} {
+		var on int
+		pgtest.Control(t, conn, func(fd int) (err error) {
+			on, err = unix.GetsockoptInt(fd, option[0], option[1])
+			return err
+		})
+		if on == 0 {
+			t.Errorf("%s of an accepted connection is off", name)
+		}
+	}
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := proxy.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, option := range map[string][2]int{
-		"SO_KEEPALIVE": {syscall.SOL_SOCKET, syscall.SO_KEEPALIVE},
-		"TCP_NODELAY":  {syscall.IPPROTO_TCP, syscall.TCP_NODELAY},
-	} {
-		var on int
-		if err := raw.Control(func(fd uintptr) {
-			on, err = syscall.GetsockoptInt(int(fd), option[0], option[1])
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if err != nil || on == 0 {
-			t.Errorf("%s of an accepted connection is %d, %v", name, on, err)
-		}
-	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
 }

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -87,7 +86,9 @@ func (c demoCmd) Run(ctx context.Context, term terminal) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	proxy, err := startDemoWeir(ctx, dir, server.DSNFor(demoProxy))
+	processors, undo := tuneRuntime()
+	defer undo()
+	proxy, err := startDemoWeir(ctx, dir, server.DSNFor(demoProxy), processors)
 	if err != nil {
 		return err
 	}
@@ -117,7 +118,7 @@ The demonstration needs PostgreSQL's server programs, initdb and postgres, on th
 }
 
 // startDemoWeir writes the configuration down and serves it as weir serve would.
-func startDemoWeir(ctx context.Context, dir, upstream string) (*demoWeir, error) {
+func startDemoWeir(ctx context.Context, dir, upstream string, processors int) (*demoWeir, error) {
 	path := filepath.Join(dir, "weir.yaml")
 	if err := os.WriteFile(path, fmt.Appendf(nil, demoConfig, demoBudget), 0o600); err != nil {
 		return nil, err
@@ -127,7 +128,7 @@ func startDemoWeir(ctx context.Context, dir, upstream string) (*demoWeir, error)
 	if err != nil {
 		return nil, err
 	}
-	w, err := startWeir(ctx, cfg, runtime.GOMAXPROCS(0), slog.New(slog.DiscardHandler))
+	w, err := startWeir(ctx, cfg, processors, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

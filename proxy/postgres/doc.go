@@ -13,6 +13,7 @@
 //	cancel.go      the keys of cancel requests
 //	stats.go       what is counted
 //
-// Up to the end of login a client is served by a fiber on one of the loops for logins (package eventloop), with code that
-// reads as if it blocked. From then on it lives on a loop for sessions, and idle it is no more than its session struct.
+// Up to the end of login a client is served by a fiber (package eventloop), with code that reads as if it blocked, on the loop
+// its session will live on; where logins take much arithmetic, on one of the porch, a group of loops for nothing else. From
+// then on it lives on a loop for sessions, and idle it is no more than its session struct.
 package postgres

@@ -48,17 +48,19 @@ func left(t *testing.T) *pgtest.Client {
 	return direct
 }
 
-// awaitState waits until the server process is in a state of pg_stat_activity.
-func awaitState(t *testing.T, direct *pgtest.Client, pid, state string) {
+// awaitState waits until the server process is in one of these states of pg_stat_activity, and returns it.
+func awaitState(t *testing.T, direct *pgtest.Client, pid string, states ...string) string {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		got := pgtest.Rows(direct.Query("SELECT state || ' ' || coalesce(wait_event, '') FROM pg_stat_activity WHERE pid = " + pid))
-		if len(got) == 1 && strings.HasPrefix(got[0], state) {
-			return
+		for _, state := range states {
+			if len(got) == 1 && strings.HasPrefix(got[0], state) {
+				return state
+			}
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("server process %s is %q, not %s", pid, got, state)
+			t.Fatalf("server process %s is %q, not %q", pid, got, states)
 		}
 	}
 }
@@ -383,35 +385,22 @@ func TestTheEndOfAnAnswerReachesASlowReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := backend(t, c)
-	const step = 24 << 10 // less than what is read of a server at once
+	const (
+		step    = 24 << 10 // less than what is read of a server at once
+		said    = "idle ClientRead"
+		blocked = "active ClientWrite"
+	)
 	for size := 8 * step; ; size += step {
 		c.Send(query(fmt.Sprintf("SELECT repeat('x', %d)", size)))
-		blocked := said(t, watcher, pid)
+		state := awaitState(t, watcher, pid, said, blocked)
 		if got := len(one(t, c.UntilReady(1))); got != size {
 			t.Fatalf("%d bytes arrive of %d", got, size)
 		}
-		if blocked {
+		if state == blocked {
 			return
 		}
 		if size > 64<<20 {
 			t.Fatal("the server never had to wait for its client")
-		}
-	}
-}
-
-// said waits until the server process has said all it has to say (false) or must wait for who listens (true).
-func said(t *testing.T, watcher *pgtest.Client, pid string) (blocked bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		switch got := one(t, watcher.Query("SELECT state || ' ' || wait_event FROM pg_stat_activity WHERE pid = "+pid)); got {
-		case "idle ClientRead":
-			return false
-		case "active ClientWrite":
-			return true
-		default:
-			if time.Now().After(deadline) {
-				t.Fatalf("the server process is %q", got)
-			}
 		}
 	}
 }

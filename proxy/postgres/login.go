@@ -21,7 +21,7 @@ import (
 	"github.com/weirproxy/weir/proxy"
 )
 
-// login is a client that is not known yet. It has a fiber of its own on one of the loops for logins.
+// login is a client that is not known yet. It has a fiber of its own, on a loop for sessions or of the porch.
 type login struct {
 	srv     *Server
 	fiber   *eventloop.Fiber

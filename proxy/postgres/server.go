@@ -186,7 +186,7 @@ func New(o Options) (*Server, error) {
 }
 
 // sessionLoops is how many loops sessions have: half of the processors, so that one wait finds more of them ready, which is
-// cheaper. Logins, whose arithmetic wants them all, have a loop for each.
+// cheaper. The porch, for whose arithmetic all of them are wanted, has a loop for each.
 func sessionLoops(processors int) int { return max(1, processors/2) }
 
 // GoProcessors is what GOMAXPROCS should be for a Server that makes use of this many processors. A loop keeps one of Go's

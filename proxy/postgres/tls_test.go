@@ -17,7 +17,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
-	"github.com/weirproxy/weir/auth"
 	"github.com/weirproxy/weir/internal/certs"
 	"github.com/weirproxy/weir/internal/pgtest"
 	"github.com/weirproxy/weir/proxy/postgres"
@@ -177,20 +176,13 @@ func TestReloadOfACertificate(t *testing.T) {
 	old := w.pgconn(rootOf(first))
 
 	renewed := issue(t, second, "require", true)
-	reload := func(o postgres.TLSOptions) error {
-		users, err := auth.NewUsers(auth.Trust, auth.NewKey(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return w.Reload(postgres.Options{Users: users, TLS: o})
-	}
-	if err := reload(postgres.TLSOptions{Mode: "require", CertFile: renewed.CertFile, KeyFile: options.KeyFile}); err == nil {
+	if err := w.reload(postgres.TLSOptions{Mode: "require", CertFile: renewed.CertFile, KeyFile: options.KeyFile}); err == nil {
 		t.Error("took a key that is not the certificate's")
 	}
 	if err := w.tryPgconn(t, rootOf(first)); err != nil {
 		t.Errorf("after a failed reload: %v", err)
 	}
-	if err := reload(renewed); err != nil {
+	if err := w.reload(renewed); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.tryPgconn(t, rootOf(first)); err == nil {
@@ -211,11 +203,7 @@ func TestTLSIsSwitchedByAReload(t *testing.T) {
 	for _, first := range []postgres.TLSOptions{{}, certificate(t, "require")} {
 		w := start(t, settings{tls: first})
 		for _, o := range []postgres.TLSOptions{certificate(t, "require"), {}, certificate(t, "prefer")} {
-			users, err := auth.NewUsers(auth.Trust, auth.NewKey(), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := w.Reload(postgres.Options{Users: users, TLS: o}); err != nil {
+			if err := w.reload(o); err != nil {
 				t.Fatal(err)
 			}
 			for mode, want := range map[string]bool{"require": o.Mode != "", "disable": o.Mode != "require"} {

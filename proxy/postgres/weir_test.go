@@ -56,7 +56,7 @@ type settings struct {
 	rate     limiter.Rate
 	breaker  *breaker.Breaker
 
-	sendBuffer int // of the clients' sockets, in bytes; 0: as the system likes
+	sendBuffer int // of the clients' sockets, in bytes as the kernel counts them; 0: as the system likes
 }
 
 const database = "orders"
@@ -110,7 +110,9 @@ func start(tb testing.TB, c settings) *weir {
 		tb.Fatal(err)
 	}
 	if c.sendBuffer > 0 {
-		limitSending(tb, listener, c.sendBuffer)
+		pgtest.Control(tb, listener, func(fd int) error { // what it accepts inherits it
+			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, c.sendBuffer)
+		})
 	}
 	served := make(chan struct{})
 	go func() {
@@ -124,22 +126,6 @@ func start(tb testing.TB, c settings) *weir {
 		<-served
 	})
 	return &weir{Server: server, tb: tb, addr: listener.Addr().String(), database: database}
-}
-
-// limitSending has the sockets that will be accepted buffer no more than size bytes, as the kernel counts them.
-func limitSending(tb testing.TB, l net.Listener, size int) {
-	tb.Helper()
-	raw, err := l.(*net.TCPListener).SyscallConn()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) {
-		failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, size)
-	})
-	if err := errors.Join(err, failed); err != nil {
-		tb.Fatal(err)
-	}
 }
 
 // dsn is the connection string of the weir for a user, with further parameters as "key=value".
@@ -165,6 +151,16 @@ func (w *weir) pgconn(params ...string) *pgconn.PgConn {
 	}
 	w.tb.Cleanup(func() { _ = conn.Close(context.Background()) })
 	return conn
+}
+
+// reload takes over these TLS options; clients are trusted.
+func (w *weir) reload(o postgres.TLSOptions) error {
+	w.tb.Helper()
+	users, err := auth.NewUsers(auth.Trust, auth.NewKey(), nil)
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	return w.Reload(postgres.Options{Users: users, TLS: o})
 }
 
 // servers counts the weir's server connections by state.
