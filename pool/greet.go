@@ -20,82 +20,123 @@ type Greeting struct {
 	Parameters map[string]string // by ParameterStatus
 }
 
-// intern finds the one Settings of equal ones, and what the server reported when it was asked for them.
+// Profile is what a session has set, and what it was told of all that is reported. Equal ones are mostly the same pointer. It
+// never changes.
+type Profile struct {
+	Settings *Settings
+	Greeting *Greeting
+}
+
+// intern finds the one Profile of equal ones.
 type intern struct {
 	mu    sync.Mutex
-	known map[string]*known
+	known map[string]*Profile
 }
 
-type known struct {
-	settings *Settings
-	greeting *Greeting
-}
-
-// Known is Greet for what is known already; it does not wait.
-func (p *Pool) Known(asked []Setting) (g *Greeting, settings *Settings, ok bool) {
+// Known is Greet for what is known already, nil for what is not; it does not wait.
+func (p *Pool) Known(asked []Setting) *Profile {
 	if len(asked) == 0 {
-		g = p.greeting.Load()
-		return g, nil, g != nil
+		return p.standard.Load()
 	}
-	if k := p.settings.find(newSettings(asked).key); k != nil {
-		return k.greeting, k.settings, true
-	}
-	return nil, nil, false
+	return p.asked.find(newSettings(asked).key)
 }
 
 // Greet returns what the server reports to a client that logs in with the settings asked, and those settings. application_name
 // is taken as it is; any other combination is asked of the server once, by logging in with it, so that values are
 // checked and normalised by the server itself; later logins are answered from memory. Errors are the server's own
 // (*pgconn.PgError inside) when it refuses the settings.
-func (p *Pool) Greet(ctx context.Context, asked []Setting) (*Greeting, *Settings, error) {
-	if g, settings, ok := p.Known(asked); ok {
-		return g, settings, nil
+func (p *Pool) Greet(ctx context.Context, asked []Setting) (*Profile, error) {
+	if known := p.Known(asked); known != nil {
+		return known, nil
 	}
-	if len(asked) == 0 {
-		g, err := p.defaultGreeting(ctx)
-		return g, nil, err
+	standard, err := p.defaultProfile(ctx)
+	if len(asked) == 0 || err != nil {
+		return standard, err
 	}
 	all := newSettings(asked)
 	name, checked := split(asked)
 	greeting, err := p.greetingFor(ctx, checked)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if name != nil {
 		reported := maps.Clone(greeting.Parameters)
 		reported[name.Name] = name.Value
 		greeting = &Greeting{Parameters: reported}
 	}
-	k := p.settings.add(all.key, &known{settings: p.needed(all, greeting), greeting: greeting})
-	return k.greeting, k.settings, nil
+	return p.asked.add(all.key, &Profile{Settings: p.needed(all, greeting), Greeting: greeting}), nil
 }
+
+// Adopt returns the profile of a session whose server connection s has the settings list by now, in the server's own words.
+// was is what it had before.
+func (p *Pool) Adopt(s *Server, list []Setting, was *Profile) *Profile {
+	var settings *Settings
+	if len(list) > 0 {
+		settings = newSettings(list)
+	}
+	if was.Settings.equal(settings) && s.Reports(was.Greeting) {
+		return was
+	}
+	key := ""
+	if settings != nil {
+		key = settings.key
+	}
+	if known := p.adopted.find(key); known != nil && s.Reports(known.Greeting) {
+		return known
+	}
+	greeting := was.Greeting
+	if !s.Reports(greeting) {
+		greeting = &Greeting{Parameters: maps.Clone(s.params)}
+	}
+	return p.adopted.put(key, &Profile{Settings: settings, Greeting: greeting})
+}
+
+// Restore returns the profile of a session that has now, but where a parameter of its startup is no more set, has it as then:
+// that is what RESET brings back.
+func (p *Pool) Restore(startup, now *Profile) *Profile {
+	var missing []Setting
+	for i := range startup.Settings.len() {
+		if _, ok := now.Settings.get(startup.Settings.names[i]); !ok {
+			missing = append(missing, Setting{startup.Settings.names[i], startup.Settings.values[i]})
+		}
+	}
+	if len(missing) == 0 {
+		return now
+	}
+	all := newSettings(append(now.Settings.list(), missing...))
+	if all.equal(startup.Settings) {
+		return startup
+	}
+	reported := maps.Clone(now.Greeting.Parameters)
+	for name := range reported {
+		for _, m := range missing {
+			if equalFold(m.Name, name) {
+				reported[name] = startup.Greeting.Parameters[name]
+			}
+		}
+	}
+	return &Profile{Settings: all, Greeting: &Greeting{Parameters: reported}}
+}
+
+// Standard is what a server connection reports that nobody has changed.
+func (p *Pool) Standard() *Profile { return p.standard.Load() }
 
 // greetingFor asks the server once for each combination of settings.
 func (p *Pool) greetingFor(ctx context.Context, checked []Setting) (*Greeting, error) {
-	if len(checked) == 0 {
-		return p.defaultGreeting(ctx)
-	}
-	s := newSettings(checked)
-	if k := p.settings.find(s.key); k != nil {
-		return k.greeting, nil
-	}
-	if _, err := p.defaultGreeting(ctx); err != nil { // to know what differs
-		return nil, err
+	if known := p.Known(checked); known != nil {
+		return known.Greeting, nil
 	}
 	g, err := p.ask(ctx, checked)
 	if err != nil {
 		return nil, err
 	}
-	p.settings.add(s.key, &known{settings: p.needed(s, g), greeting: g})
-	return g, nil
+	s := newSettings(checked)
+	return p.asked.add(s.key, &Profile{Settings: p.needed(s, g), Greeting: g}).Greeting, nil
 }
 
 // needed drops the settings that the server has anyway, as far as it reports them.
 func (p *Pool) needed(s *Settings, got *Greeting) *Settings {
-	base := p.greeting.Load()
-	if base == nil {
-		return s
-	}
+	base := p.standard.Load().Greeting
 	var keep []Setting
 	for i, name := range s.names {
 		reported, isReported := lookupFold(got.Parameters, name)
@@ -111,8 +152,8 @@ func (p *Pool) needed(s *Settings, got *Greeting) *Settings {
 		return s
 	}
 	smaller := newSettings(keep)
-	if k := p.settings.find(smaller.key); k != nil && k.settings != nil && k.settings.key == smaller.key {
-		return k.settings
+	if known := p.asked.find(smaller.key); known != nil && known.Settings.equal(smaller) {
+		return known.Settings
 	}
 	return smaller
 }
@@ -153,10 +194,10 @@ func split(asked []Setting) (name *Setting, rest []Setting) {
 	return name, rest
 }
 
-// defaultGreeting is what a server reported that was asked for nothing special; the first one to need it has one dialled.
-func (p *Pool) defaultGreeting(ctx context.Context) (*Greeting, error) {
-	if g := p.greeting.Load(); g != nil {
-		return g, nil
+// defaultProfile is what a server reported that was asked for nothing special; the first one to need it has one dialled.
+func (p *Pool) defaultProfile(ctx context.Context) (*Profile, error) {
+	if standard := p.standard.Load(); standard != nil {
+		return standard, nil
 	}
 	s, err := p.borrow(ctx)
 	if err != nil {
@@ -164,7 +205,7 @@ func (p *Pool) defaultGreeting(ctx context.Context) (*Greeting, error) {
 	}
 	l := s.Conn.Loop()
 	l.Post(eventloop.TaskFunc(func() { p.Release(s) }))
-	return p.greeting.Load(), nil
+	return p.standard.Load(), nil
 }
 
 // ask logs in with the settings, once, on a connection of its own within the budget.
@@ -232,10 +273,14 @@ func (b *Budget) unreserve() {
 
 // welcome keeps what a new connection was told, for the clients to come. What was asked of an older server is forgotten.
 func (p *Pool) welcome(d *Dialed) {
-	old := p.greeting.Load()
-	p.greeting.Store(&Greeting{Parameters: maps.Clone(d.hijacked.ParameterStatuses)})
-	if old != nil && old.Parameters["server_version"] != d.hijacked.ParameterStatuses["server_version"] {
-		p.settings.forget()
+	now := maps.Clone(d.hijacked.ParameterStatuses)
+	old := p.standard.Load()
+	if old != nil && maps.Equal(old.Greeting.Parameters, now) {
+		return
+	}
+	p.standard.Store(&Profile{Greeting: &Greeting{Parameters: now}})
+	if old != nil && old.Greeting.Parameters["server_version"] != now["server_version"] {
+		p.asked.forget()
 	}
 }
 
@@ -263,27 +308,39 @@ func (p *Pool) borrow(ctx context.Context) (*Server, error) {
 	}
 }
 
-func (n *intern) find(key string) *known {
+func (n *intern) find(key string) *Profile {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.known[key]
 }
 
-// add remembers k, unless another was remembered first, which it then returns.
-func (n *intern) add(key string, k *known) *known {
+// add remembers p, unless another was remembered first, which it then returns.
+func (n *intern) add(key string, p *Profile) *Profile {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if first := n.known[key]; first != nil {
 		return first
 	}
+	n.rememberLocked(key, p)
+	return p
+}
+
+// put remembers p in the place of any other.
+func (n *intern) put(key string, p *Profile) *Profile {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.rememberLocked(key, p)
+	return p
+}
+
+func (n *intern) rememberLocked(key string, p *Profile) {
 	if len(n.known) >= internMost {
 		clear(n.known) // rare and harmless: settings that are in use stay valid, only equality may be missed
 	}
 	if n.known == nil {
-		n.known = make(map[string]*known)
+		n.known = make(map[string]*Profile)
 	}
-	n.known[key] = k
-	return k
+	n.known[key] = p
 }
 
 func (n *intern) forget() {

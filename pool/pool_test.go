@@ -608,7 +608,7 @@ func TestGreetingsAreAskedWithinTheBudget(t *testing.T) {
 	for i := range 40 {
 		logins.Go(func() {
 			asked := []pool.Setting{{Name: "geqo", Value: fmt.Sprint(i % 10)}}
-			if _, _, err := p.Greet(t.Context(), asked); err != nil {
+			if _, err := p.Greet(t.Context(), asked); err != nil {
 				t.Error(err)
 			}
 			if i%4 == 0 {
@@ -621,7 +621,7 @@ func TestGreetingsAreAskedWithinTheBudget(t *testing.T) {
 		t.Errorf("the server had %d connections at once, the budget is %d", most, budget)
 	}
 	made := fake.Accepted()
-	if _, _, err := p.Greet(t.Context(), []pool.Setting{{Name: "geqo", Value: "3"}}); err != nil || fake.Accepted() != made {
+	if _, err := p.Greet(t.Context(), []pool.Setting{{Name: "geqo", Value: "3"}}); err != nil || fake.Accepted() != made {
 		t.Errorf("what was asked before is asked again, %v", err)
 	}
 	b.settled()
@@ -633,7 +633,7 @@ func TestAGreetingThatIsNotWaitedForAnyMore(t *testing.T) {
 	s := b.borrow(p)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, _, err := p.Greet(ctx, []pool.Setting{{Name: "geqo", Value: "off"}}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := p.Greet(ctx, []pool.Setting{{Name: "geqo", Value: "off"}}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 	if n := b.Waiting(); n != 0 {
@@ -654,7 +654,7 @@ func TestAGreetingOutlastsARefusal(t *testing.T) {
 	})
 	p := b.pool(fake.DSN())
 	release(b.borrow(p))
-	if _, _, err := p.Greet(t.Context(), []pool.Setting{{Name: "geqo", Value: "off"}}); err != nil {
+	if _, err := p.Greet(t.Context(), []pool.Setting{{Name: "geqo", Value: "off"}}); err != nil {
 		t.Error(err)
 	}
 	b.settled()

@@ -29,7 +29,7 @@ type Leftover struct {
 	Broken   bool // a message was left unfinished: nothing can be said any more
 
 	Skip  int    // bytes of the server's current message that are still to come
-	Carry []byte // the start of its next message; copied
+	Carry []byte // what has come behind that; copied
 }
 
 // resetting brings a server back to a state in which it can be lent, without any client.
@@ -59,7 +59,6 @@ func (s *Server) Reset(l *eventloop.Loop, left Leftover) {
 		return
 	}
 	r := &resetting{s: s, l: l, left: left, skip: left.Skip}
-	s.carry = append(s.carry[:0], left.Carry...)
 	r.handler = r
 	s.lent.Store(&r.handler)
 	l.Arm(&s.timer, cancelAgain, r)
@@ -68,6 +67,11 @@ func (s *Server) Reset(l *eventloop.Loop, left Leftover) {
 		s.CancelSoon(l, nil)
 	}
 	r.cancelAt = s.Cancels > 0
+	s.carry = s.carry[:0]
+	if !r.hear(append(l.Scratch[:0], left.Carry...)) {
+		r.fail()
+		return
+	}
 	switch {
 	case left.CopyIn:
 		r.failCopy()

@@ -115,6 +115,9 @@ func (s *Server) hearIdle(b []byte) bool {
 	return true
 }
 
+// User is whom the server connection is logged in as.
+func (s *Server) User() string { return s.hijacked.Config.User }
+
 // NoteParameter remembers the body of a ParameterStatus.
 func (s *Server) NoteParameter(body []byte) {
 	name, rest, _ := pgwire.CString(body)

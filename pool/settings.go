@@ -1,23 +1,28 @@
 package pool
 
 import (
+	"slices"
 	"sort"
 	"strings"
 
 	"github.com/weirproxy/weir/pgwire"
 )
 
-// Settings are run-time parameters that a client asked for at startup. Equal ones are the same pointer (see [Pool.Intern]),
-// so that comparing them costs nothing. They never change.
+// Settings are run-time parameters that a session has beyond those of every server connection. nil stands for none. Equal
+// ones are mostly the same pointer, so that comparing them costs nothing. They never change.
 type Settings struct {
-	names, values []string // sorted by name
+	names, values []string // sorted by name, in lower case: to the server it makes no difference
 	key           string
 }
 
 // Setting is one parameter.
 type Setting struct{ Name, Value string }
 
-func newSettings(list []Setting) *Settings {
+func newSettings(asked []Setting) *Settings {
+	list := make([]Setting, len(asked))
+	for i, a := range asked {
+		list[i] = Setting{strings.ToLower(a.Name), a.Value}
+	}
 	sort.SliceStable(list, func(i, j int) bool { return list[i].Name < list[j].Name })
 	s := &Settings{}
 	for _, l := range list {
@@ -49,45 +54,100 @@ func (s *Settings) get(name string) (string, bool) {
 	return "", false
 }
 
+// identity are the parameters that decide what the others may be set to: they are left first, and entered last.
+var identity = []string{"role", "session_authorization"}
+
 // AppendChange appends the Query that turns a connection with the settings from into one with the settings to. Either may
 // be nil, for none. It appends nothing when they are the same.
+//
+// The Query changes all or nothing, and where it fails the session is left in a failed transaction, so that nothing takes
+// effect that was sent behind it: nobody has to wait for its answer.
 func AppendChange(dst []byte, from, to *Settings) []byte {
 	if from == to {
 		return dst
 	}
 	var sql strings.Builder
-	if from != nil {
-		for _, name := range from.names {
-			if _, kept := to.get(name); !kept {
-				sql.WriteString("RESET " + quoteName(name) + ";")
+	sure := true // of its success
+	reset := func(name string) { sql.WriteString("RESET " + quoteName(name) + ";") }
+	set := func(name, value string) {
+		sql.WriteString("SELECT pg_catalog.set_config(" + QuoteString(name) + "," + QuoteString(value) + ",false);")
+		sure = sure && name == "application_name"
+	}
+	leaves := from.leaves(to)
+	if leaves {
+		for _, name := range identity {
+			if _, had := from.get(name); had {
+				reset(name)
 			}
 		}
 	}
-	if to != nil {
-		for i, name := range to.names {
-			if old, ok := from.get(name); !ok || old != to.values[i] {
-				sql.WriteString("SELECT pg_catalog.set_config(" + quoteString(name) + "," + quoteString(to.values[i]) + ",false);")
-			}
+	for i := range from.len() {
+		name := from.names[i]
+		if _, kept := to.get(name); !kept && !slices.Contains(identity, name) {
+			reset(name)
 		}
 	}
-	if sql.Len() == 0 {
+	for i := range to.len() {
+		name := to.names[i]
+		if old, ok := from.get(name); !slices.Contains(identity, name) && (!ok || old != to.values[i]) {
+			set(name, to.values[i])
+		}
+	}
+	for _, name := range slices.Backward(identity) {
+		if value, ok := to.get(name); ok && leaves {
+			set(name, value)
+		}
+	}
+	switch {
+	case sql.Len() == 0:
 		return dst
+	case sure:
+		return pgwire.AppendQuery(dst, sql.String())
 	}
-	return pgwire.AppendQuery(dst, sql.String())
+	return pgwire.AppendQuery(dst, "BEGIN;"+sql.String()+"COMMIT")
 }
 
-// Matters reports whether turning from into to sets anything but application_name, so that a statement must not run before
-// the server has accepted it.
-func Matters(from, to *Settings) bool {
-	if to == nil {
-		return false
+// leaves reports whether becoming to takes leaving the identity of s: when it differs, and when anything else does, which may
+// be more than that identity is allowed.
+func (s *Settings) leaves(to *Settings) bool {
+	return s == nil || to == nil || s.key != to.key
+}
+
+func (s *Settings) equal(other *Settings) bool {
+	if s == nil || other == nil {
+		return s.len() == other.len()
 	}
-	for i, name := range to.names {
-		if old, ok := from.get(name); name != "application_name" && (!ok || old != to.values[i]) {
-			return true
+	return s.key == other.key
+}
+
+func (s *Settings) list() (all []Setting) {
+	for i := range s.len() {
+		all = append(all, Setting{s.names[i], s.values[i]})
+	}
+	return all
+}
+
+// Unlisted are the names of those that the server does not list: an application has made them up.
+func (s *Settings) Unlisted() (names []string) {
+	for i := range s.len() {
+		if strings.Contains(s.names[i], ".") {
+			names = append(names, s.names[i])
 		}
 	}
-	return false
+	return names
+}
+
+// Has reports whether there is a setting of that name.
+func (s *Settings) Has(name string) bool {
+	_, ok := s.get(strings.ToLower(name))
+	return ok
+}
+
+func (s *Settings) len() int {
+	if s == nil {
+		return 0
+	}
+	return len(s.names)
 }
 
 // quoteName quotes each part of a parameter's name, so that whatever a client calls it, it stays a name.
@@ -99,9 +159,9 @@ func quoteName(name string) string {
 	return strings.Join(parts, ".")
 }
 
-// quoteString quotes a value. The E form reads the same whatever standard_conforming_strings is. set_config takes a value
+// QuoteString is a value as a literal in SQL. The E form reads the same whatever standard_conforming_strings is. set_config takes a value
 // as the startup packet does, lists included, which SET would not.
-func quoteString(s string) string {
+func QuoteString(s string) string {
 	quoted := "'" + strings.ReplaceAll(s, "'", "''") + "'"
 	if strings.Contains(s, `\`) {
 		return " E" + strings.ReplaceAll(quoted, `\`, `\\`)

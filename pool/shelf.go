@@ -15,9 +15,10 @@ const searchDepth = 8
 type Pool struct {
 	budget   *Budget
 	dial     DialFunc
-	dialed   func(error) // told the outcome of each dial; no lock is held
-	greeting atomic.Pointer[Greeting]
-	settings intern
+	dialed   func(error)             // told the outcome of each dial; no lock is held
+	standard atomic.Pointer[Profile] // of a server connection that nobody has changed anything on; nil before the first
+	asked    intern                  // by what clients ask for at startup
+	adopted  intern                  // by what they have set since
 
 	// guarded by budget.mu
 	idle     []*Server // last used is last, so the front is what has rested longest

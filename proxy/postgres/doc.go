@@ -9,7 +9,9 @@
 //	upstream.go    what the client sends, on its way to the server
 //	downstream.go  what the server answers, on its way to the client
 //	statements.go  prepared statements, on whichever server connection comes next
-//	touch.go       does a statement leave something behind in the session?
+//	touch.go       could a statement leave something behind in the session?
+//	parameters.go  which run-time parameters does it set?
+//	inquiry.go     what did it leave? The server knows
 //	cancel.go      the keys of cancel requests
 //	stats.go       what is counted
 //

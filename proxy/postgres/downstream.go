@@ -45,7 +45,7 @@ func (k *link) down(chunk []byte) {
 			break
 		}
 		ours := k.answersOurs(m[0])
-		if looked[m[0]] {
+		if looked[m[0]] || ours && m[0] == pgwire.DataRow {
 			held := m[pgwire.HeaderSize:]
 			if len(held) < body && (body <= maxHeld || len(held) < enough) {
 				k.carry = append(k.carry, m...)
@@ -56,6 +56,7 @@ func (k *link) down(chunk []byte) {
 				k.translate(m[0], &r, i, held)
 			}
 			if lied = k.hear(m[0], held); lied != nil {
+				k.carry = append(k.carry, m[pgwire.HeaderSize+len(held):]...)
 				break
 			}
 		}
@@ -68,12 +69,13 @@ func (k *link) down(chunk []byte) {
 	k.w.out = r.out[:0]
 	switch {
 	case s.link != k:
+	case lied == errNotSet:
+		s.fatal(k.settingsFailed)
 	case lied != nil:
 		s.w.srv.protocol.Add("server", 1)
 		k.serverGone(lied)
-	case k.settingsFailed != nil && k.answers.empty():
-		k.changed = true
-		s.fatal(k.settingsFailed)
+	case k.inquiry.about != 0 && !k.answers.inquired():
+		k.conclude()
 	case k.held && k.mayGoOn():
 		k.held = false
 		s.resume()
@@ -91,10 +93,12 @@ func (k *link) answersOurs(t byte) bool {
 	case pgwire.CloseComplete:
 		k.skipTo(closed)
 	}
-	if k.answers.empty() || !k.answers.first().ours {
+	if k.answers.empty() || !k.answers.first().ours || t == pgwire.NotificationResponse {
 		return false
 	}
 	switch k.answers.first().kind {
+	case asked:
+		return t != pgwire.ParameterStatus
 	case parsed:
 		return t == pgwire.ParseComplete
 	case closed:
@@ -117,6 +121,9 @@ func (k *link) skipTo(kind answerKind) {
 	}
 }
 
+// errNotSet is that the server has refused the session's settings.
+var errNotSet = errors.New("the session's settings were refused")
+
 var errUnasked = errors.New("the server answered what it was not asked")
 
 // hear takes note of a message of the server. An error means that it does not make sense.
@@ -135,6 +142,8 @@ func (k *link) hear(t byte, body []byte) error {
 		return k.hearStatement(t)
 	case pgwire.CopyInResponse:
 		k.hearCopyIn()
+	case pgwire.DataRow:
+		k.hearRow(body)
 	}
 	return nil
 }
@@ -152,8 +161,11 @@ func (k *link) hearReady(body []byte) error {
 		k.status = body[0]
 		return nil
 	}
-	if !k.answers.pop().ours {
+	if !k.answers.pop().ours || k.settingsFailed != nil {
 		k.status = body[0]
+	}
+	if k.settingsFailed != nil {
+		return errNotSet
 	}
 	k.answers.dropCopyEnds(false)
 	k.words.forget = k.words.forget && k.answers.has(queried)
@@ -164,7 +176,10 @@ func (k *link) hearReady(body []byte) error {
 // to the next Sync.
 func (k *link) hearError(body []byte) {
 	e := pgwire.ParseError(body)
-	if k.answersOurs(pgwire.ErrorResponse) {
+	switch {
+	case k.answers.inquired():
+		k.inquiry.failed = true
+	case k.answersOurs(pgwire.ErrorResponse):
 		k.settingsFailed = &e
 	}
 	k.session.resource.countError(e.Code)
@@ -243,27 +258,30 @@ func (k *link) hearCommand(tag []byte) {
 // with the next transaction.
 func (k *link) allDiscarded() {
 	k.server.Settings = nil
+	k.session.profile = k.session.startup
 	k.changed = false
 	if pending := k.answers.pending(); len(pending) == 1 && pending[0].kind == queried && !k.unsynced { // nothing is behind it
-		k.words.found = 0
-		k.unpin()
+		k.words.found, k.names = 0, k.names[:0]
+		k.pin(0)
 	}
 }
 
 // discarded reports whether DISCARD ALL has dropped what the session asked for at startup, and it has yet to come back.
-func (k *link) discarded() bool { return k.server.Settings != k.session.settings }
+func (k *link) discarded() bool { return k.server.Settings != k.session.profile.Settings }
 
-// translate has the client read of its own world: its names of statements in errors, and of the values that DISCARD ALL
-// brought back, those of its startup.
+// translate has the client read of its own world: its names of statements in errors, and of the values that DISCARD ALL or
+// RESET brought back, those of its startup.
 func (k *link) translate(t byte, r *rewriting, i int, body []byte) {
 	switch {
 	case t == pgwire.ErrorResponse:
 		k.restoreNames(r, i, body)
-	case t == pgwire.ParameterStatus && k.discarded():
-		name, _, _ := pgwire.CString(body)
-		if value, ok := k.session.greeting.Parameters[string(name)]; ok {
+	case t == pgwire.ParameterStatus && k.session.startup.Settings != nil && (k.discarded() || k.words.reset):
+		name, rest, _ := pgwire.CString(body)
+		value, _, _ := pgwire.CString(rest)
+		was := k.session.startup
+		if was.Settings.Has(string(name)) && k.session.resource.pool.Standard().Greeting.Parameters[string(name)] == string(value) {
 			r.cut(i, i+pgwire.HeaderSize+len(body))
-			r.out = pgwire.AppendParameterStatus(r.out, string(name), value)
+			r.out = pgwire.AppendParameterStatus(r.out, string(name), was.Greeting.Parameters[string(name)])
 		}
 	}
 }

@@ -13,6 +13,7 @@ type answerKind uint8
 
 const (
 	queried answerKind = iota // a Query or FunctionCall: ends with ReadyForQuery
+	asked                     // a Query of ours about the session: see inquiry
 	synced                    // a Sync: one ReadyForQuery
 	parsed                    // a Parse: ParseComplete
 	closed                    // a Close: CloseComplete
@@ -87,6 +88,9 @@ func (q *answers) cut(skip, n int) {
 	clear(q.list[len(kept):])
 	q.list = kept
 }
+
+// inquired reports whether the answer that comes next is to our questions about the session.
+func (q *answers) inquired() bool { return !q.empty() && q.first().kind == asked }
 
 // settings reports whether the answer that comes next is to our Query for the session's settings.
 func (q *answers) settings() bool {

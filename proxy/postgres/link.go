@@ -27,10 +27,13 @@ type link struct {
 	// Towards the server.
 	upSkip   int        // bytes of the current message that are still to be passed on
 	scanning bool       // they are SQL
+	partly   bool       // of which some has passed
+	whole    []byte     // all of it, if it came at once; valid while it passes
 	words    scanner    // looks for statements that leave something behind
 	keeping  *statement // they are the text of this statement
 	text     []byte     // as much of it as has come
-	outer    touch      // what was found before it
+	outer    touch      // what was found before them
+	names    []string   // of parameters that were set and have to be asked for by name
 	forget   bool       // whether, before it, prepared statements were going to be gone
 	upOut    []byte     // for the server, not yet written
 	unsynced bool       // messages of the extended protocol were sent since the last Sync
@@ -56,6 +59,7 @@ type link struct {
 
 	held           bool          // the client's messages wait for an answer of the server: see mayGoOn
 	settingsFailed *pgwire.Error // the session's settings were refused
+	inquiry        inquiry       // what the session is asked about between transactions
 
 	pinned    touch // session state that keeps the server connection
 	changed   bool  // a run-time parameter was reported to have changed
@@ -80,8 +84,9 @@ func (w *worker) newLink(s *session, ticket proxy.Ticket) *link {
 // recycle makes an ended link ready for the next session. Its buffers stay with it.
 func (w *worker) recycle(k *link) {
 	k.answers.reset()
+	k.names = k.names[:0]
 	k.text, k.upOut, k.carry = modest(k.text), modest(k.upOut), modest(k.carry)
-	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0]}
+	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names}
 	w.free = append(w.free, k)
 }
 
@@ -109,28 +114,24 @@ func (k *link) start(server *pool.Server) {
 }
 
 // applySettings gives the server connection the settings of this session. Their Query goes ahead of the client's first
-// message in the same write, unless it could be refused: a role, say, may have been taken away since the login.
+// message in the same write; should it fail, nothing that is behind it takes effect.
 func (k *link) applySettings() {
 	s := k.session
-	if k.server.Settings == s.settings {
+	if k.server.Settings == s.profile.Settings {
 		return
 	}
-	before, old := len(k.upOut), k.server.Settings
-	k.upOut = pool.AppendChange(k.upOut, old, s.settings)
-	k.server.Settings = s.settings
+	before := len(k.upOut)
+	k.upOut = pool.AppendChange(k.upOut, k.server.Settings, s.profile.Settings)
+	k.server.Settings = s.profile.Settings
 	if len(k.upOut) > before {
 		k.answers.push(answer{kind: queried, ours: true})
 		k.server.Prepared.Unnamed = 0
 		k.timeQuery()
 	}
-	if pool.Matters(old, s.settings) {
-		k.held = true
-		k.flush()
-	}
 }
 
 // mayGoOn reports whether the client's messages, held for an answer, are worth another look.
-func (k *link) mayGoOn() bool { return !k.answers.settings() }
+func (k *link) mayGoOn() bool { return !k.answers.inquired() }
 
 // Ready is called when the server has said something, or takes more.
 func (k *link) Ready(_ *eventloop.Loop, e eventloop.Events) {
@@ -204,8 +205,11 @@ func (k *link) settle() {
 	if !k.quiet() {
 		return
 	}
-	k.notePins()
 	k.failed = nil
+	var suspicion touch
+	if k.status == pgwire.Idle {
+		suspicion = k.suspicion()
+	}
 	switch {
 	case k.status != pgwire.Idle && s.resource.mode == Statement:
 		s.fatal(&pgwire.Error{
@@ -216,6 +220,8 @@ func (k *link) settle() {
 		k.timeIdleInTransaction()
 	case s.w.srv.draining.Load():
 		s.drainLinked()
+	case suspicion != 0:
+		k.inquire(suspicion)
 	case s.resource.mode == Session || k.pinned != 0 || k.doubtful:
 		k.rest()
 	default:
@@ -237,7 +243,9 @@ func (k *link) rest() {
 func (k *link) giveBack() {
 	s, server := k.session, k.server
 	s.link = nil
-	k.observe()
+	if !k.admitNext {
+		k.observe()
+	}
 	k.end(breaker.Success)
 	s.rest()
 	if server.Cancels > 0 {
@@ -254,7 +262,7 @@ func (k *link) observe() {
 // end gives the ticket back and forgets the link; it is reused at once, unless the pool is about to answer it.
 func (k *link) end(o breaker.Outcome) {
 	k.ticket.Done(o)
-	k.unpin()
+	k.pin(0)
 	answering := k.queued && k.session.link == nil && k.server == nil && !k.session.resource.pool.Abandon(&k.waiter)
 	k.session = nil
 	if !answering {
@@ -286,8 +294,8 @@ func (k *link) abandon() {
 		CopyIn:   k.copyIn,
 		CopyEnds: k.answers.has(copyEnd),
 		Extended: k.copyParsed || !k.answers.has(queried),
-		Dirty:    touched != 0 || k.changed || k.answers.settings() || s.resource.mode == Session,
-		Cancel:   true,
+		Dirty:    touched != 0 || k.changed || k.answers.settings() || k.settingsFailed != nil || s.resource.mode == Session,
+		Cancel:   !k.answers.inquired(),
 		Broken:   k.fatal || k.doubtful || k.upSkip > 0 || len(k.upOut) > 0 || touched&touchLoad != 0,
 		Carry:    k.carry,
 		Skip:     k.downSkip,

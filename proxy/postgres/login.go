@@ -75,23 +75,22 @@ func (l *login) admit(st *startup) error {
 	if err := r.gate.Reachable(); err != nil {
 		return err
 	}
-	greeting, settings, err := l.askServer(r, st)
+	profile, err := l.askServer(r, st)
 	if err != nil {
 		return r.greetError(err, time.Since(l.began))
 	}
-	return l.handOver(st, r, greeting, settings, out)
+	return l.handOver(st, r, profile, out)
 }
 
 // askServer finds out what the client is to be told. That is known, except for the first who ask for the same.
-func (l *login) askServer(r *resource, st *startup) (g *pool.Greeting, settings *pool.Settings, err error) {
-	g, settings, known := r.pool.Known(st.settings)
-	if known {
-		return g, settings, nil
+func (l *login) askServer(r *resource, st *startup) (profile *pool.Profile, err error) {
+	if profile = r.pool.Known(st.settings); profile != nil {
+		return profile, nil
 	}
 	ctx, cancel := context.WithDeadline(l.srv.ctx, l.deadline())
 	defer cancel()
-	l.fiber.Await(func() { g, settings, err = r.pool.Greet(ctx, st.settings) })
-	return g, settings, err
+	l.fiber.Await(func() { profile, err = r.pool.Greet(ctx, st.settings) })
+	return profile, err
 }
 
 // authenticate returns what is to be said next, AuthenticationOk at its end.
@@ -161,12 +160,12 @@ func (l *login) message(limit int) ([]byte, error) {
 }
 
 // handOver makes a session of the login.
-func (l *login) handOver(st *startup, r *resource, g *pool.Greeting, settings *pool.Settings, out []byte) error {
+func (l *login) handOver(st *startup, r *resource, profile *pool.Profile, out []byte) error {
 	w := l.srv.workerOn(l.fiber.Loop())
 	if w == nil {
 		w = l.srv.nextWorker()
 	}
-	s := &session{w: w, resource: r, settings: settings, greeting: g}
+	s := &session{w: w, resource: r, startup: profile, profile: profile}
 	length := shortSecret
 	if st.version >= version32 {
 		length = longSecret
@@ -177,7 +176,7 @@ func (l *login) handOver(st *startup, r *resource, g *pool.Greeting, settings *p
 		return l.srv.tooManyClients()
 	}
 	l.srv.sessions.add(s, length)
-	for name, value := range g.Parameters {
+	for name, value := range profile.Greeting.Parameters {
 		out = pgwire.AppendParameterStatus(out, name, value)
 	}
 	out = pgwire.AppendBackendKeyData(out, s.key.pid, s.key.bytes())

@@ -41,8 +41,8 @@ type session struct {
 	timer      eventloop.Timer // client_idle, queue.wait, query or idle_in_transaction: whatever holds now
 	w          *worker
 	resource   *resource
-	settings   *pool.Settings // what it asked for at startup, beyond what every server connection has
-	greeting   *pool.Greeting // what it was told at startup
+	startup    *pool.Profile // what it asked for at startup, beyond what every server connection has, and was told then
+	profile    *pool.Profile // what holds now
 	link       *link
 	statements *statements // nil until something was prepared
 	carry      []byte      // received, not yet used: the start of a message, or all there is while waiting

@@ -30,6 +30,15 @@ type statement struct {
 	dead  bool       // its Parse has failed
 }
 
+// sql is the statement's text, nil when it was not kept.
+func (st *statement) sql() []byte {
+	if len(st.text) == 0 {
+		return nil
+	}
+	sql, _, _ := pgwire.CString(st.text)
+	return sql
+}
+
 // noStatement goes by a name that no server ever knows.
 var noStatement = statement{name: "none"}
 
@@ -258,6 +267,10 @@ func (k *link) statementFor(t byte, r *rewriting, i int, name []byte) *statement
 		return nil
 	}
 	k.words.found |= st.found
+	if st.found&touchNamed != 0 {
+		_, names := st.found.settled(st.sql())
+		k.name(names)
+	}
 	k.prepare(r, i, st)
 	return st
 }
@@ -265,7 +278,6 @@ func (k *link) statementFor(t byte, r *rewriting, i int, name []byte) *statement
 // parse begins a statement. Its text is collected as it passes.
 func (k *link) parse(r *rewriting, i int, old *statement, name []byte) *statement {
 	k.scan(1)
-	k.outer, k.words.found = k.words.found, 0 // what is found now belongs to this statement
 	k.forget = k.words.forget
 	k.text = k.text[:0]
 	t := k.session.statements
@@ -325,7 +337,8 @@ func (k *link) statementKept() {
 		}
 		k.server.Prepared.Unnamed = st.id
 	}
-	st.found = k.words.found &^ touchLarge
+	st.found, _ = k.words.found.settled(st.sql())
+	st.found &^= touchLarge
 	if st.prior != nil {
 		st.found |= st.prior.found
 	}

@@ -1,13 +1,14 @@
 package postgres
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+)
 
-// touch is what a statement may leave in the session of its server connection. As long as something may be there, the
-// client keeps that connection.
-type touch uint8
+// touch is what a statement may leave in the session of its server connection.
+type touch uint16
 
 const (
-	touchSet     touch = 1 << iota // SET, RESET, set_config
+	touchSet     touch = 1 << iota // SET and RESET, of run-time parameters
 	touchPrepare                   // PREPARE in SQL
 	touchListen                    // LISTEN
 	touchTemp                      // temporary tables and views
@@ -15,13 +16,25 @@ const (
 	touchLock                      // session advisory locks
 	touchLoad                      // LOAD
 	touchLarge                     // prepared statements too large to be moved
+	touchRelease                   // or take away again: UNLISTEN, DROP, CLOSE, DISCARD, unlocking
+	touchConfig                    // set_config, which is SET or SET LOCAL: see readParameters
+	touchNamed                     // a parameter of an application was set, which has to be asked for by name
+	touchUnnamed                   // that may be so, and the name is not plain to see
+
+	touchReasons = iota - 4 // for which a client keeps its server connection
 )
 
 // touchLabels are the reasons in metrics, in the order of the bits.
-var touchLabels = [8]string{"set", "prepare", "listen", "temp_table", "cursor_with_hold", "advisory_lock", "load", "large_statement"}
+var touchLabels = [touchReasons]string{"set", "prepare", "listen", "temp_table", "cursor_with_hold", "advisory_lock", "load", "large_statement"}
+
+const (
+	touchPins       = 1<<touchReasons - 1
+	touchLasting    = touchLoad | touchLarge          // cannot be asked about, and lasts
+	touchVerifiable = touchRelease - 1 - touchLasting // the server knows
+)
 
 // pins counts the sessions that keep their server connection, by reason.
-type pins [8]atomic.Int64
+type pins [touchReasons]atomic.Int64
 
 func (p *pins) add(t touch, n int64) {
 	for i := range p {
@@ -31,25 +44,42 @@ func (p *pins) add(t touch, n int64) {
 	}
 }
 
-// notePins is called between messages: what was found in the statements so far keeps the server connection.
-func (k *link) notePins() {
-	if k.changed && k.status == 'I' {
+// suspicion is what the statements so far may have left in the session, or taken from it, as far as the server has not been
+// asked since. It is called between messages.
+func (k *link) suspicion() touch {
+	if k.session.resource.mode == Session { // all is dropped in the end
+		return 0
+	}
+	k.pin(k.pinned | k.words.found&touchLasting)
+	if k.words.found == 0 && !k.changed {
+		return 0
+	}
+	if k.doubtful { // it stays with its client whatever the answer would be
+		k.pin(k.pinned | k.words.found&touchPins)
+		return 0
+	}
+	t := k.words.found & (touchVerifiable | touchUnnamed)
+	if k.words.found&touchRelease != 0 && k.pinned != 0 { // while it had the connection for itself, nobody asked about the rest
+		t |= touchVerifiable
+	}
+	if k.changed {
 		k.changed = false
-		if !k.discarded() && !k.server.Reports(k.session.greeting) { // SET LOCAL is undone by now, SET in a function is not
-			k.words.found |= touchSet
+		if !k.discarded() && !k.server.Reports(k.session.profile.Greeting) { // SET LOCAL is undone by now, SET in a function is not
+			t |= touchSet
 		}
 	}
-	if fresh := k.words.found &^ k.pinned; fresh != 0 && k.session.resource.mode != Session {
-		k.pinned |= fresh
-		k.session.resource.pins.add(fresh, 1)
-	}
+	return t
 }
 
-func (k *link) unpin() {
-	if k.pinned != 0 {
-		k.session.resource.pins.add(k.pinned, -1)
-		k.pinned = 0
+// pin has the session keep its server connection for these reasons and no others.
+func (k *link) pin(t touch) {
+	if t == k.pinned {
+		return
 	}
+	pins := &k.session.resource.pins
+	pins.add(t&^k.pinned, 1)
+	pins.add(k.pinned&^t, -1)
+	k.pinned = t
 }
 
 // maxWord is longer than any word that is looked for.
@@ -60,6 +90,7 @@ const maxWord = 28
 type scanner struct {
 	found  touch
 	forget bool // DISCARD or DEALLOCATE: prepared statements may be gone
+	reset  bool // RESET or DEFAULT: parameters may be as at startup
 
 	word    [maxWord]byte
 	n       int  // length of the current word; more than maxWord when it is longer
@@ -178,15 +209,21 @@ func (c *scanner) meaning(word string) kind {
 	case "reset":
 		if c.starts() {
 			c.found |= touchSet
+			c.reset = true
 		}
+	case "default":
+		c.reset = true
 	case "load":
 		if c.starts() {
 			c.found |= touchLoad
 		}
 	case "discard", "deallocate":
 		c.forget = true
+		c.found |= touchRelease
+	case "unlisten", "drop", "close", "pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all":
+		c.found |= touchRelease
 	case "set_config":
-		c.found |= touchSet
+		c.found |= touchConfig
 	case "prepare":
 		return prepareWord
 	case "listen":

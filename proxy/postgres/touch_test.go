@@ -22,9 +22,6 @@ func (w *weir) pinned() map[string]int64 {
 func TestSessionStateKeepsTheServerAndNobodyElseSeesIt(t *testing.T) {
 	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
 	direct.Query(`CREATE OR REPLACE FUNCTION rename_me() RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SE' || 'T application_name = ''renamed'''; END $$`)
-	extended := func(sql string) exchange {
-		return ready(1, parse("s", sql), bind("", "s"), execute("", 0), synchronize)
-	}
 	const (
 		temp      = "SELECT count(*) FROM pg_class WHERE relname = 'mine' AND relpersistence = 't'"
 		listening = "SELECT count(*) FROM pg_listening_channels()"
@@ -38,32 +35,17 @@ func TestSessionStateKeepsTheServerAndNobodyElseSeesIt(t *testing.T) {
 		check       string
 		mine, yours string
 	}{
-		"SET":                                {queries("SET work_mem = '5MB'"), "set", "SHOW work_mem", "5MB", "4MB"},
-		"SET, extended":                      {[]exchange{extended("SET work_mem = '5MB'")}, "set", "SHOW work_mem", "5MB", "4MB"},
-		"SET, parsed long before":            {[]exchange{ready(1, parse("s", "SET work_mem = '5MB'"), synchronize), ready(1, query("SELECT 1")), ready(1, bind("", "s"), execute("", 0), synchronize)}, "set", "SHOW work_mem", "5MB", "4MB"},
-		"SET, in a committed block":          {queries("BEGIN", "SET work_mem = '5MB'", "COMMIT"), "set", "SHOW work_mem", "5MB", "4MB"},
-		"SET, behind a comment":              {queries("/* set */SET work_mem = '5MB'"), "set", "SHOW work_mem", "5MB", "4MB"},
-		"SET, behind two comments":           {queries("-- first\n-- second\n/* third */ set\n/* fourth */\nwork_mem = '5MB'"), "set", "SHOW work_mem", "5MB", "4MB"},
-		"SET, behind more":                   {queries("SELECT 1;SELECT 2;seT SESSION work_mem TO '5MB'"), "set", "SHOW work_mem", "5MB", "4MB"},
-		"SET in a DO block":                  {queries("DO $$BEGIN SET work_mem = '5MB'; END$$"), "set", "SHOW work_mem", "5MB", "4MB"},
-		"SET in dynamic SQL":                 {queries("DO $$BEGIN EXECUTE 'SET work_mem = ''5MB'''; END$$"), "set", "SHOW work_mem", "5MB", "4MB"},
-		"SET SESSION CHARACTERISTICS":        {queries("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"), "set", "SHOW transaction_read_only", "on", "off"},
-		"SET TIME ZONE":                      {queries("SET TIME ZONE 'Asia/Tokyo'"), "set", "SHOW TimeZone", "Asia/Tokyo", ""},
-		"set_config":                         {queries("SELECT set_config('work_mem', '5MB', false)"), "set", "SHOW work_mem", "5MB", "4MB"},
-		"set_config, qualified":              {queries(`SELECT pg_catalog."set_config"('work_mem', '5MB', false)`), "set", "SHOW work_mem", "5MB", "4MB"},
-		"a reported parameter, out of sight": {queries("SELECT rename_me()"), "set", "SHOW application_name", "renamed", ""},
-		"RESET":                              {queries("RESET work_mem"), "set", "SHOW work_mem", "4MB", "4MB"},
-		"CREATE TEMP TABLE":                  {queries("CREATE TEMP TABLE mine ()"), "temp_table", temp, "1", "0"},
-		"CREATE LOCAL TEMPORARY TABLE":       {queries("CREATE LOCAL TEMPORARY TABLE IF NOT EXISTS mine ()"), "temp_table", temp, "1", "0"},
-		"SELECT INTO TEMP":                   {queries("SELECT 1 AS one INTO TEMP mine"), "temp_table", temp, "1", "0"},
-		"a temporary view":                   {queries("CREATE OR REPLACE TEMP VIEW mine AS SELECT 1 AS one"), "temp_table", temp, "1", "0"},
-		"pg_temp":                            {queries("CREATE TABLE pg_temp.mine ()"), "temp_table", temp, "1", "0"},
-		"LISTEN":                             {queries("LISTEN here"), "listen", listening, "1", "0"},
-		"an advisory lock":                   {queries("SELECT pg_advisory_lock(1)"), "advisory_lock", locks, "1", "0"},
-		"a shared advisory lock":             {queries("SELECT pg_try_advisory_lock_shared(1, 2)"), "advisory_lock", locks, "1", "0"},
-		"PREPARE":                            {queries("PREPARE mine AS SELECT 1"), "prepare", prepared, "1", "0"},
-		"PREPARE with types":                 {queries("PREPARE mine(int) AS SELECT $1"), "prepare", prepared, "1", "0"},
-		"a cursor WITH HOLD":                 {queries("BEGIN; DECLARE mine CURSOR WITH HOLD FOR SELECT 1; COMMIT"), "cursor_with_hold", cursors, "1", "0"},
+		"CREATE TEMP TABLE":            {queries("CREATE TEMP TABLE mine ()"), "temp_table", temp, "1", "0"},
+		"CREATE LOCAL TEMPORARY TABLE": {queries("CREATE LOCAL TEMPORARY TABLE IF NOT EXISTS mine ()"), "temp_table", temp, "1", "0"},
+		"SELECT INTO TEMP":             {queries("SELECT 1 AS one INTO TEMP mine"), "temp_table", temp, "1", "0"},
+		"a temporary view":             {queries("CREATE OR REPLACE TEMP VIEW mine AS SELECT 1 AS one"), "temp_table", temp, "1", "0"},
+		"pg_temp":                      {queries("CREATE TABLE pg_temp.mine ()"), "temp_table", temp, "1", "0"},
+		"LISTEN":                       {queries("LISTEN here"), "listen", listening, "1", "0"},
+		"an advisory lock":             {queries("SELECT pg_advisory_lock(1)"), "advisory_lock", locks, "1", "0"},
+		"a shared advisory lock":       {queries("SELECT pg_try_advisory_lock_shared(1, 2)"), "advisory_lock", locks, "1", "0"},
+		"PREPARE":                      {queries("PREPARE mine AS SELECT 1"), "prepare", prepared, "1", "0"},
+		"PREPARE with types":           {queries("PREPARE mine(int) AS SELECT $1"), "prepare", prepared, "1", "0"},
+		"a cursor WITH HOLD":           {queries("BEGIN; DECLARE mine CURSOR WITH HOLD FOR SELECT 1; COMMIT"), "cursor_with_hold", cursors, "1", "0"},
 	}
 	pgtest.NoLeaks(t)
 	w := start(t, settings{servers: 1})
@@ -95,6 +77,155 @@ func TestSessionStateKeepsTheServerAndNobodyElseSeesIt(t *testing.T) {
 	}
 }
 
+// Trap 41: a parameter that a client has set is its own on whatever server connection, and keeps none. Traps 42, 43.
+func TestWhatIsSetFollowsTheSession(t *testing.T) {
+	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
+	direct.Query(`CREATE OR REPLACE FUNCTION rename_me() RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SE' || 'T application_name = ''renamed'''; END $$`)
+	extended := func(sql string) exchange {
+		return ready(1, parse("s", sql), bind("", "s"), execute("", 0), synchronize)
+	}
+	tests := map[string]struct {
+		do          []exchange
+		check       string
+		mine, yours string
+	}{
+		"SET":                                       {queries("SET work_mem = '5MB'"), "SHOW work_mem", "5MB", "4MB"},
+		"SET, extended":                             {[]exchange{extended("SET work_mem = '5MB'")}, "SHOW work_mem", "5MB", "4MB"},
+		"SET, parsed long before":                   {[]exchange{ready(1, parse("s", "SET work_mem = '5MB'"), synchronize), ready(1, query("SELECT 1")), ready(1, bind("", "s"), execute("", 0), synchronize)}, "SHOW work_mem", "5MB", "4MB"},
+		"SET, in a committed block":                 {queries("BEGIN", "SET work_mem = '5MB'", "COMMIT"), "SHOW work_mem", "5MB", "4MB"},
+		"SET, behind a comment":                     {queries("/* set */SET work_mem = '5MB'"), "SHOW work_mem", "5MB", "4MB"},
+		"SET, behind two comments":                  {queries("-- first\n-- second\n/* third */ set\n/* fourth */\nwork_mem = '5MB'"), "SHOW work_mem", "5MB", "4MB"},
+		"SET, behind more":                          {queries("SELECT 1;SELECT 2;seT SESSION work_mem TO '5MB'"), "SHOW work_mem", "5MB", "4MB"},
+		"SET in a DO block":                         {queries("DO $$BEGIN SET work_mem = '5MB'; END$$"), "SHOW work_mem", "5MB", "4MB"},
+		"SET in dynamic SQL":                        {queries("DO $$BEGIN EXECUTE 'SET work_mem = ''5MB'''; END$$"), "SHOW work_mem", "5MB", "4MB"},
+		"SET SESSION CHARACTERISTICS":               {queries("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"), "SHOW transaction_read_only", "on", "off"},
+		"SET TIME ZONE":                             {queries("SET TIME ZONE 'Asia/Tokyo'"), "SHOW TimeZone", "Asia/Tokyo", ""},
+		"set_config":                                {queries("SELECT set_config('work_mem', '5MB', false)"), "SHOW work_mem", "5MB", "4MB"},
+		"set_config, qualified":                     {queries(`SELECT pg_catalog."set_config"('work_mem', '5MB', false)`), "SHOW work_mem", "5MB", "4MB"},
+		"a reported parameter, out of sight":        {queries("SELECT rename_me()"), "SHOW application_name", "renamed", ""},
+		"RESET":                                     {queries("RESET work_mem"), "SHOW work_mem", "4MB", "4MB"},
+		"SET, then rolled back":                     {queries("BEGIN", "SET work_mem = '5MB'", "ROLLBACK"), "SHOW work_mem", "4MB", "4MB"},
+		"SET, then reset":                           {queries("SET work_mem = '5MB'", "RESET ALL"), "SHOW work_mem", "4MB", "4MB"},
+		"SET, to the default":                       {queries("SET work_mem = '5MB'", "SET work_mem TO DEFAULT"), "SHOW work_mem", "4MB", "4MB"},
+		"SET, rolled back to":                       {queries("BEGIN", "SET work_mem = '5MB'", "SAVEPOINT a", "SET work_mem = '6MB'", "ROLLBACK TO a", "COMMIT"), "SHOW work_mem", "5MB", "4MB"},
+		"a value with its unit":                     {queries("SET statement_timeout = '90min'"), "SHOW statement_timeout", "90min", "0"},
+		"a list":                                    {queries(`SET search_path = "$user", 'it''s', pg_catalog`), "SHOW search_path", `"$user", "it's", pg_catalog`, `"$user", public`},
+		"a parameter of its own":                    {queries(`SET my.own = 'it''s \'`), "SHOW my.own", `it's \`, ""},
+		"an empty value":                            {queries("SET application_name = ''"), "SHOW application_name", "", ""},
+		"an interval as zone":                       {queries("SET TIME ZONE INTERVAL '+03:30' HOUR TO MINUTE"), "SHOW TimeZone", "<+03:30>-03:30", ""},
+		"SET ROLE":                                  {queries("SET ROLE pg_monitor"), "SELECT current_user", "pg_monitor", "app"},
+		"SET ROLE, and a setting":                   {queries("SET work_mem = '5MB'; SET ROLE pg_monitor", "SET work_mem = '6MB'"), "SELECT current_user || current_setting('work_mem')", "pg_monitor6MB", "app4MB"},
+		"SET SESSION CHARACTERISTICS, serializable": {queries("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE"), "SHOW transaction_isolation", "serializable", "read committed"},
+	}
+	super := pgtest.Connect(t, pgtest.Shared(t).DSNFor(pgserver.Superuser))
+	super.Query("GRANT pg_monitor TO app")
+	defer super.Query("REVOKE pg_monitor FROM app")
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 1})
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			c, other := w.client(), w.client()
+			defer other.Close()
+			defer c.Close()
+			pid := backend(t, c)
+			scenario{script: test.do}.run(c, func([]pgtest.Message) {})
+			for range 3 {
+				if got := one(t, c.Query(test.check)); got != test.mine {
+					t.Errorf("%s gives its own client %s, want %s", test.check, got, test.mine)
+				}
+				got := other.Query(test.check)
+				if test.yours == "" && pgtest.Types(got) == "EZ" { // unknown to it
+					continue
+				}
+				if got := one(t, got); got != test.yours && test.yours != "" || got == test.mine && test.mine != test.yours {
+					t.Errorf("%s gives the other client %s, want %s", test.check, got, test.yours)
+				}
+			}
+			if got := backend(t, other); got != pid {
+				t.Errorf("server process %s is replaced by %s", pid, got)
+			}
+			if got := w.pinned(); len(got) != 0 {
+				t.Errorf("pinned: %v", got)
+			}
+		})
+	}
+}
+
+// RESET gives a client what it asked for at startup, as a connection of its own would.
+func TestResetBringsBackTheStartup(t *testing.T) {
+	w := start(t, settings{servers: 1})
+	for _, reset := range []string{"RESET ALL", "RESET work_mem; RESET application_name", "SET work_mem TO DEFAULT; SET application_name TO DEFAULT", "DISCARD ALL"} {
+		c, other := w.client("application_name=mine", "options='-c work_mem=6MB'"), w.client()
+		c.Query("SET work_mem = '5MB'; SET application_name = 'changed'")
+		if got := one(t, c.Query("SHOW work_mem")); got != "5MB" {
+			t.Errorf("work_mem = %s", got)
+		}
+		for _, m := range c.Query(reset) {
+			if m.Type == 'S' && string(m.Body) != "application_name\x00mine\x00" {
+				t.Errorf("%s: the client is told %q", reset, m.Body)
+			}
+		}
+		for range 2 {
+			for name, want := range map[string]string{"work_mem": "6MB", "application_name": "mine"} {
+				if got := one(t, c.Query("SHOW "+name)); got != want {
+					t.Errorf("%s: %s = %s, want %s", reset, name, got, want)
+				}
+			}
+			if got := one(t, other.Query("SHOW work_mem")); got != "4MB" {
+				t.Errorf("%s: the other client has work_mem = %s", reset, got)
+			}
+		}
+		c.Close()
+		other.Close()
+	}
+}
+
+// Trap 41: when the cause is gone, so is the pin.
+func TestPinsEndWithTheirCause(t *testing.T) {
+	tests := map[string]struct {
+		do     []string
+		reason string
+		undo   []string
+	}{
+		"UNLISTEN":             {[]string{"LISTEN here"}, "listen", []string{"UNLISTEN here"}},
+		"UNLISTEN *":           {[]string{"LISTEN here; LISTEN there"}, "listen", []string{"UNLISTEN *"}},
+		"a lock given back":    {[]string{"SELECT pg_advisory_lock(1), pg_advisory_lock(1)"}, "advisory_lock", []string{"SELECT pg_advisory_unlock(1)", "SELECT pg_advisory_unlock(1)"}},
+		"all locks given back": {[]string{"SELECT pg_advisory_lock_shared(1)"}, "advisory_lock", []string{"SELECT pg_advisory_unlock_all()"}},
+		"DROP TABLE":           {[]string{"CREATE TEMP TABLE mine ()"}, "temp_table", []string{"DROP TABLE mine"}},
+		"DISCARD TEMP":         {[]string{"CREATE TEMP TABLE mine ()", "CREATE TEMP SEQUENCE mine_too"}, "temp_table", []string{"DISCARD TEMP"}},
+		"CLOSE":                {[]string{"BEGIN; DECLARE mine CURSOR WITH HOLD FOR SELECT 1; COMMIT"}, "cursor_with_hold", []string{"CLOSE mine"}},
+		"DEALLOCATE":           {[]string{"PREPARE mine AS SELECT 1"}, "prepare", []string{"DEALLOCATE mine"}},
+		"DEALLOCATE ALL":       {[]string{"PREPARE mine AS SELECT 1"}, "prepare", []string{"DEALLOCATE ALL"}},
+		"with a parameter set by a prepared statement": {[]string{"PREPARE mine AS SELECT set_config('work_mem', $1, false)", "EXECUTE mine('5MB')"}, "prepare", []string{"DEALLOCATE mine"}},
+	}
+	w := start(t, settings{servers: 1})
+	pid := backend(t, w.client())
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			c, other := w.client(), w.client()
+			for _, sql := range test.do {
+				c.Query(sql)
+			}
+			w.eventually("pinned by "+test.reason, func() bool { return w.pinned()[test.reason] == 1 && len(w.pinned()) == 1 })
+			for _, sql := range test.undo {
+				if w.pinned()[test.reason] != 1 {
+					t.Errorf("not pinned before %s", sql)
+				}
+				c.Query(sql)
+			}
+			other.Send(query("SELECT pg_backend_pid() || current_setting('work_mem')"))
+			if got := one(t, other.UntilReady(1)); got != pid+"4MB" {
+				t.Errorf("the next client gets %s, want %s", got, pid+"4MB")
+			}
+			if got := w.pinned(); len(got) != 0 {
+				t.Errorf("still pinned: %v", got)
+			}
+			c.Close()
+			other.Close()
+		})
+	}
+}
+
 // Trap 42: what ends with the transaction does not keep the server connection, nor does what only looks like SET.
 func TestWhatEndsWithTheTransactionKeepsNothing(t *testing.T) {
 	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
@@ -122,6 +253,11 @@ func TestWhatEndsWithTheTransactionKeepsNothing(t *testing.T) {
 		"DISCARD ALL",
 		"SHOW ALL",
 		"SELECT current_setting('work_mem')",
+		"BEGIN; SELECT set_config('work_mem', '5MB', true); COMMIT",
+		"SELECT pg_try_advisory_lock(1), pg_advisory_unlock(1)",
+		"BEGIN; LISTEN here; ROLLBACK",
+		"BEGIN; CREATE TEMP TABLE mine () ON COMMIT DROP; COMMIT",
+		"SELECT 'pg_advisory_lock(1)'",
 	} {
 		c := w.client()
 		c.Query(sql)

@@ -1,8 +1,10 @@
 package postgres
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/weirproxy/weir/breaker"
 	"github.com/weirproxy/weir/pgwire"
@@ -135,15 +137,19 @@ func (k *link) readmit(chunk []byte) bool {
 	}
 	k.ticket, k.admitNext = ticket, false
 	k.applySettings() // DISCARD ALL may have dropped them
-	return !k.held
+	return true
 }
 
 // pass takes note of bytes of a message body that go to the server as they are.
 func (k *link) pass(b []byte) {
-	k.upSkip -= len(b)
 	if k.scanning {
 		k.words.feed(b)
+		if len(b) == k.upSkip && !k.partly {
+			k.whole = b
+		}
+		k.partly = true
 	}
+	k.upSkip -= len(b)
 	if k.keeping != nil {
 		k.keep(b)
 	}
@@ -154,12 +160,32 @@ func (k *link) pass(b []byte) {
 
 // bodyEnds is called when all of a message has been passed on whose body was of interest.
 func (k *link) bodyEnds() {
-	if k.scanning {
-		k.scanning = false
-		k.words.end()
+	if !k.scanning {
+		return
 	}
+	k.scanning = false
+	k.words.end()
 	if k.keeping != nil {
 		k.statementKept()
+	} else {
+		k.queryRead()
+	}
+	k.outer, k.whole, k.partly = 0, nil, false
+}
+
+// queryRead is called when all of a Query has passed.
+func (k *link) queryRead() {
+	found, names := k.words.found.settled(bytes.TrimSuffix(k.whole, []byte{0}))
+	k.name(names)
+	k.words.found = k.outer | found
+}
+
+// name adds to the parameters that have to be asked for by name.
+func (k *link) name(names []string) {
+	for _, n := range names {
+		if !slices.Contains(k.names, n) {
+			k.names = append(k.names, n)
+		}
 	}
 }
 
@@ -266,7 +292,10 @@ func (k *link) endCopy() {
 // scan has the body of a message looked at as SQL.
 func (k *link) scan(body int) {
 	k.scanning = body > 0 && k.session.resource.mode != Session // there, all is dropped in the end anyway
-	k.words.begin()
+	if k.scanning {
+		k.words.begin()
+		k.outer, k.words.found = k.words.found, 0 // what is found now belongs to this text
+	}
 }
 
 // appendHeader appends the header of a message with a body of n bytes.

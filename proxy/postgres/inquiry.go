@@ -1,0 +1,152 @@
+package postgres
+
+import (
+	"encoding/binary"
+	"strings"
+
+	"github.com/weirproxy/weir/pgwire"
+	"github.com/weirproxy/weir/pool"
+)
+
+// inquiry is what the server is asked between two transactions when the text of a statement raised suspicion that it has left
+// something in the session. Only the server knows: a transaction may have been rolled back, a lock not been got, a value
+// been computed. The client waits only when it wants to go on at once.
+type inquiry struct {
+	about    touch          // what is asked about; 0: nothing is
+	found    touch          // of that, what there is
+	settings []pool.Setting // parameters that were set
+	failed   bool
+}
+
+// questions are, for what a session may have, queries of a row for each: the label, and for parameters a name and a value.
+var questions = []struct {
+	about touch
+	sql   string
+}{
+	{touchSet, "SELECT 'set', name, setting FROM pg_catalog.pg_settings WHERE source = 'session' AND pg_catalog.left(name, 12) <> 'transaction_'" +
+		" UNION ALL SELECT 'set', name, pg_catalog.current_setting(name) FROM (VALUES ('role'), ('session_authorization')) AS v(name)"},
+	{touchPrepare, exists("prepare", "pg_catalog.pg_prepared_statements WHERE from_sql")},
+	{touchListen, exists("listen", "pg_catalog.pg_listening_channels()")},
+	{touchTemp, exists("temp_table", "pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND refobjid = pg_catalog.pg_my_temp_schema()")},
+	{touchCursor, exists("cursor_with_hold", "pg_catalog.pg_cursors WHERE is_holdable")},
+	{touchLock, exists("advisory_lock", "pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()")},
+}
+
+func exists(label, what string) string {
+	return "SELECT '" + label + "', '', '' WHERE EXISTS (SELECT FROM " + what + ")"
+}
+
+// named asks for parameters that the server does not list.
+func named(names []string) string {
+	quoted := make([]string, len(names))
+	for i, n := range names {
+		quoted[i] = "(" + pool.QuoteString(n) + ")"
+	}
+	return "SELECT 'set', name, pg_catalog.current_setting(name, true) FROM (VALUES " + strings.Join(quoted, ",") + ") AS v(name)" +
+		" WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
+}
+
+// inquire asks the server what there is of about. The transaction is over, and its client may go on as soon as the answer has
+// come.
+func (k *link) inquire(about touch) {
+	k.rest()
+	var sql strings.Builder
+	add := func(query string) {
+		if sql.Len() > 0 {
+			sql.WriteString(" UNION ALL ")
+		}
+		sql.WriteString(query)
+	}
+	for _, q := range questions {
+		if about&q.about != 0 {
+			add(q.sql)
+		}
+	}
+	if about&touchSet != 0 {
+		k.name(k.server.Settings.Unlisted())
+		if len(k.names) > 0 {
+			add(named(k.names))
+		}
+	}
+	k.inquiry = inquiry{about: about}
+	k.held = true
+	k.answers.push(answer{kind: asked, ours: true})
+	k.server.Prepared.Unnamed = 0
+	k.write(pgwire.AppendQuery(nil, sql.String()))
+}
+
+// hearRow takes note of a row of the answer, whose body may be cut short.
+func (k *link) hearRow(body []byte) {
+	if !k.answers.inquired() {
+		return
+	}
+	columns, ok := row(body)
+	if !ok || len(columns) != 3 {
+		k.inquiry.failed = true
+		return
+	}
+	label, name, value := columns[0], columns[1], columns[2]
+	for i, l := range touchLabels {
+		if l == label && touch(1<<i) != touchSet {
+			k.inquiry.found |= 1 << i
+		}
+	}
+	switch {
+	case label != touchLabels[0], name == "role" && value == "none", name == "session_authorization" && value == k.server.User():
+	case !isASCII(name) || !isASCII(value): // it would read differently in another client_encoding
+		k.inquiry.found |= touchSet
+	default:
+		k.inquiry.settings = append(k.inquiry.settings, pool.Setting{Name: name, Value: value})
+	}
+}
+
+// row reads the body of a DataRow whose columns are text. ok is false when it is cut short.
+func row(body []byte) (columns []string, ok bool) {
+	if len(body) < 2 {
+		return nil, false
+	}
+	n := int(binary.BigEndian.Uint16(body))
+	body = body[2:]
+	for range n {
+		if len(body) < 4 {
+			return nil, false
+		}
+		length := int(int32(binary.BigEndian.Uint32(body)))
+		body = body[4:]
+		length = max(length, 0) // NULL reads as empty
+		if len(body) < length {
+			return nil, false
+		}
+		columns = append(columns, string(body[:length]))
+		body = body[length:]
+	}
+	return columns, true
+}
+
+// conclude draws the conclusions from the answer: what was set is the session's from now on, and will be on any server
+// connection; what else there is keeps this one. Without an answer all that was suspected does.
+func (k *link) conclude() {
+	s, q := k.session, k.inquiry
+	k.inquiry = inquiry{}
+	k.held = false
+	k.words.found &= touchLasting
+	k.names = k.names[:0]
+	k.words.reset = false
+	if q.failed {
+		q.found = q.about
+	}
+	if q.about&touchUnnamed != 0 {
+		q.found |= touchSet
+	}
+	k.pin((k.pinned&^q.about | q.found) & touchPins)
+	if q.about&touchSet != 0 && q.found&touchSet == 0 {
+		p := s.resource.pool
+		now := p.Adopt(k.server, q.settings, s.profile)
+		k.server.Settings = now.Settings
+		s.profile = p.Restore(s.startup, now)
+	}
+	k.settle()
+	if !s.dead {
+		s.resume()
+	}
+}

@@ -1,0 +1,266 @@
+package postgres
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+)
+
+// mostNames is how many parameters of applications a text may name before it counts as one that does not.
+const mostNames = 64
+
+// parameters is what a text says about run-time parameters where it says SET, RESET or set_config. The server lists those
+// that it, or an extension, has defined. Those with a dot in their name that an application has made up it does not list:
+// they have to be asked for by name.
+type parameters struct {
+	config bool     // a set_config may outlast the transaction
+	names  []string // with a dot
+	vague  bool     // there may be more, whose names are not plain to see
+}
+
+// readParameters reads a whole text. Comments, strings and bodies of functions are read like everything else: what looks
+// as if it was set, while it is not, does no harm. What is not plain to see counts as lasting, and as vague.
+func readParameters(sql []byte) (p parameters) {
+	for i := 0; i < len(sql); {
+		if wordByte[sql[i]] == 0 {
+			i++
+			continue
+		}
+		word := wordAt(sql[i:])
+		before := sql[:i]
+		i += len(word)
+		switch {
+		case equalWord(word, "set"), equalWord(word, "reset"):
+			p.readName(sql[i:])
+		case equalWord(word, "set_config"):
+			p.readConfig(before, sql[i:])
+		}
+	}
+	p.vague = p.vague || len(p.names) > mostNames
+	return p
+}
+
+func wordAt(b []byte) []byte {
+	n := 0
+	for n < len(b) && wordByte[b[n]] != 0 {
+		n++
+	}
+	return b[:n]
+}
+
+// equalWord compares without regard to case; lower is in lower case.
+func equalWord(word []byte, lower string) bool {
+	if len(word) != len(lower) {
+		return false
+	}
+	for i, b := range word {
+		if wordByte[b] != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func skipBlanks(b []byte) []byte { return bytes.TrimLeft(b, " \t\r\n\f\v") }
+
+// skipComments skips blanks and whole comments.
+func skipComments(b []byte) []byte {
+	for {
+		b = skipBlanks(b)
+		switch {
+		case bytes.HasPrefix(b, []byte("--")):
+			end := bytes.IndexByte(b, '\n')
+			if end < 0 {
+				return nil
+			}
+			b = b[end:]
+		case bytes.HasPrefix(b, []byte("/*")):
+			end := commentEnd(b)
+			if end < 0 {
+				return b
+			}
+			b = b[end:]
+		default:
+			return b
+		}
+	}
+}
+
+// commentEnd finds the end of the comment at the start of b, which may have others in it; it is negative where there is none.
+func commentEnd(b []byte) int {
+	depth := 0
+	for i := 0; i+1 < len(b); i++ {
+		switch {
+		case b[i] == '/' && b[i+1] == '*':
+			depth++
+			i++
+		case b[i] == '*' && b[i+1] == '/':
+			depth--
+			i++
+		}
+		if depth == 0 {
+			return i + 1
+		}
+	}
+	return -1
+}
+
+func (p *parameters) add(name string) {
+	name = strings.ToLower(name)
+	if !slices.Contains(p.names, name) {
+		p.names = append(p.names, name)
+	}
+}
+
+// readName reads the name behind SET or RESET.
+func (p *parameters) readName(b []byte) {
+	b = skipComments(b)
+	for _, word := range []string{"session", "local"} {
+		if w := wordAt(b); equalWord(w, word) {
+			b = skipComments(b[len(w):])
+		}
+	}
+	if len(b) == 0 || bytes.IndexByte([]byte("(*,;)"), b[0]) >= 0 { // columns of an UPDATE, or not this statement at all
+		return
+	}
+	var name []byte
+	for {
+		part, rest, ok := identifier(b)
+		if !ok {
+			p.vague = true
+			return
+		}
+		name = append(name, part...)
+		if b = skipBlanks(rest); len(b) == 0 || b[0] != '.' {
+			ended := len(rest) == 0 || wordByte[rest[0]] == 0 && bytes.IndexByte([]byte(" \t\r\n\f\v=;"), rest[0]) >= 0
+			p.vague = p.vague || !ended
+			break
+		}
+		name = append(name, '.')
+		b = skipBlanks(b[1:])
+	}
+	if bytes.IndexByte(name, '.') >= 0 {
+		p.add(string(name))
+	}
+}
+
+// identifier reads a word, in double quotes or not. ok is false for anything else, the stranger identifiers included.
+func identifier(b []byte) (word, rest []byte, ok bool) {
+	quoted := len(b) > 0 && b[0] == '"'
+	if quoted {
+		b = b[1:]
+	}
+	word = wordAt(b)
+	rest = b[len(word):]
+	if quoted {
+		if len(rest) == 0 || rest[0] != '"' {
+			return nil, nil, false
+		}
+		rest = rest[1:]
+	}
+	return word, rest, len(word) > 0
+}
+
+// readConfig reads the call of set_config whose name stands between before and b.
+func (p *parameters) readConfig(before, b []byte) {
+	arguments, ok := plainArguments(b)
+	inString := bytes.Count(before, []byte("'"))%2 == 1 || bytes.ContainsRune(before, '\\') ||
+		bytes.Contains(before, []byte("--")) || bytes.Contains(before, []byte("/*"))
+	switch {
+	case !ok || inString || len(arguments) != 3:
+		p.config, p.vague = true, true
+		return
+	case strings.EqualFold(arguments[2], "true"):
+		return
+	}
+	p.config = true
+	name, plain := literal(arguments[0])
+	switch {
+	case !plain:
+		p.vague = true
+	case strings.Contains(name, "."):
+		p.add(name)
+	}
+}
+
+// plainArguments splits the arguments of a call. ok is false when that takes more than a glance: for comments, strings other
+// than simple ones, and quotes in them.
+func plainArguments(b []byte) (list []string, ok bool) {
+	b = skipBlanks(bytes.TrimPrefix(b, []byte(`"`)))
+	if len(b) == 0 || b[0] != '(' {
+		return nil, false
+	}
+	const deepest = 100
+	depth, inside, from := 1, false, 1
+	for i := 1; i < len(b); i++ {
+		c := b[i]
+		next := byte(0)
+		if i+1 < len(b) {
+			next = b[i+1]
+		}
+		switch {
+		case c == '\\':
+			return nil, false
+		case c == '\'':
+			if next == '\'' { // an empty string, or a quote within one
+				return nil, false
+			}
+			inside = !inside
+		case inside:
+		case c == '"', c == '-', c == '/', c == '$' && (next < '0' || next > '9'):
+			return nil, false
+		case c == '(':
+			if depth++; depth > deepest {
+				return nil, false
+			}
+		case c == ')' || c == ',' && depth == 1:
+			if c == ')' {
+				depth--
+			}
+			if c == ',' || depth == 0 {
+				list = append(list, string(bytes.TrimSpace(b[from:i])))
+				from = i + 1
+			}
+			if depth == 0 {
+				return list, true
+			}
+		}
+	}
+	return nil, false
+}
+
+// literal is the text of a string in single quotes, with or without ::text behind it.
+func literal(argument string) (text string, ok bool) {
+	argument = strings.TrimSuffix(argument, "::text")
+	if len(argument) < 2 || argument[0] != '\'' || argument[len(argument)-1] != '\'' {
+		return "", false
+	}
+	text = argument[1 : len(argument)-1]
+	return text, !strings.Contains(text, "'")
+}
+
+// settled replaces what was found of run-time parameters in a text by what it says about them; nil stands for a text that was
+// not kept. names are those that have to be asked for.
+func (t touch) settled(text []byte) (found touch, names []string) {
+	if t&(touchSet|touchConfig) == 0 {
+		return t, nil
+	}
+	p := parameters{config: true, vague: true}
+	if text != nil {
+		p = readParameters(text)
+	}
+	found = t &^ touchConfig
+	if t&touchConfig != 0 && p.config {
+		found |= touchSet
+	}
+	if found&touchSet == 0 {
+		return found, nil
+	}
+	if p.vague {
+		found |= touchUnnamed
+	}
+	if len(p.names) > 0 {
+		found |= touchNamed
+	}
+	return found, p.names
+}
