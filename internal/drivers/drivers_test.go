@@ -34,7 +34,7 @@ var modes = []struct {
 	skip    []string
 }{
 	{"transaction", "disable", nil},
-	{"session", "require", []string{changeHands, changeHands + ", assumeMinServerVersion=9.0"}},
+	{"session", "require", []string{changeHands, changeHands + ", assumeMinServerVersion=9.0", changeHands + ", DEALLOCATE ALL", changeHands + ", options=-c timezone"}},
 }
 
 // A server is where a program shall connect to: a PostgreSQL, or weir.
@@ -83,7 +83,10 @@ var drivers = []driver{
 	{name: "lib/pq with protocol 3.2", postgresql: pgserver.CachedVersion, run: inGo("lib/pq", "github.com/lib/pq", pqFeatures("max_protocol_version=3.2"))},
 	{name: "node-postgres", missing: nodeModules("pg"), run: external("node", "node/pg.js")},
 	{name: "postgres.js", missing: nodeModules("postgres"), run: external("node", "node/postgres.js")},
-	{name: "psycopg2", missing: pythonModule("psycopg2"), run: external(python, "python/psycopg2_program.py")},
+	{name: "psycopg2", missing: pythonModule("psycopg2"), run: inPython("psycopg2_program.py")},
+	{name: "psycopg 3", missing: pythonModule("psycopg"), run: inPython("psycopg_program.py")},
+	{name: "SQLAlchemy", missing: pythonModule("sqlalchemy, psycopg2"), run: inPython("sqlalchemy_program.py")},
+	{name: "Django", missing: pythonModule("django, psycopg2"), run: inPython("django_program.py")},
 	{name: "JDBC", missing: file(jdbcJar), run: external("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jdbcJar, "java/Jdbc.java")},
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	python  = "/usr/bin/python3" // the system's, which has the system's psycopg2
+	python  = "/usr/bin/python3" // the system's, which has the system's drivers
 	jdbcJar = "/usr/share/java/postgresql.jar"
 )
 
@@ -27,6 +27,11 @@ func external(name string, args ...string) func(context.Context, server, []strin
 		}
 		return out, nil
 	}
+}
+
+// inPython runs a program of python/, without leaving compiled modules beside it.
+func inPython(program string) func(context.Context, server, []string) ([]byte, error) {
+	return external(python, "-B", "python/"+program)
 }
 
 // The functions below say what is missing to run a driver, and who installs it.

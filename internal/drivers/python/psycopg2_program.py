@@ -1,61 +1,22 @@
 """psycopg2 against the server of PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE; prints a transcript."""
 import decimal
-import hashlib
 import io
-import json
 import os
-import sys
 import threading
-import time
 
 import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 import psycopg2.extras
 
-skip = sys.argv[1:]
-feature = ""
-
-
-def say(step, saw):
-    print(json.dumps({"feature": feature, "step": step, "saw": saw}), flush=True)
-
-
-def short(text):
-    return text if len(text) <= 200 else f"{len(text)} characters, sha256 {hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def show(value):
-    """A value and the type psycopg2 made of it."""
-    if value is None:
-        return None
-    if isinstance(value, memoryview):
-        value = bytes(value).hex()
-    if isinstance(value, (list, tuple)):
-        return [show(v) for v in value]
-    return f"{type(value).__name__} {short(str(value))}"
-
-
-FIELDS = [
-    "severity", "severity_nonlocalized", "sqlstate", "message_primary", "message_detail", "message_hint", "statement_position",
-    "internal_position", "internal_query", "context", "schema_name", "table_name", "column_name", "datatype_name", "constraint_name",
-    "source_file", "source_line", "source_function",
-]
-
-
-def show_error(error):
-    if not isinstance(error, psycopg2.Error):
-        return type(error).__name__
-    fields = {f: getattr(error.diag, f) for f in FIELDS if getattr(error.diag, f) is not None}
-    return {"class": type(error).__name__, **fields}
+from transcript import SLEEPERS, begin, features, say, short, show, show_columns, show_error, show_rows, wait_for
 
 
 def show_result(cur):
     saw = {"status": cur.statusmessage, "rowcount": cur.rowcount}
     if cur.description is not None:
-        saw["columns"] = [[c.name, c.type_code, c.display_size, c.internal_size, c.precision, c.scale] for c in cur.description]
-        rows = [[show(v) for v in row] for row in cur.fetchall()]
-        saw["rows"] = rows if len(rows) <= 100 else [len(rows), short(json.dumps(rows))]
+        saw["columns"] = show_columns(cur.description)
+        saw["rows"] = show_rows(cur.fetchall())
     return saw
 
 
@@ -195,16 +156,16 @@ def transactions():
     run(left, "uncommitted", "insert into py_tx values (5)")
     left.close()  # without commit or rollback
     other = open_connection()
-    deadline = time.monotonic() + 10
-    while True:
+
+    def locks():
         with other.cursor() as cur:
             cur.execute("select count(*) from pg_locks where relation = 'py_tx'::regclass")
-            locks = cur.fetchone()[0]
+            count = cur.fetchone()[0]
         other.rollback()
-        if locks == 0 or time.monotonic() > deadline:
-            break
-        time.sleep(0.005)
-    say("locks left behind", locks)
+        return count
+
+    wait_for(0, locks)
+    say("locks left behind", 0)
     run(other, "count", "select count(*), sum(n) from py_tx")
     other.close()
 
@@ -351,18 +312,13 @@ def cancel():
     conn, watch = open_connection(), open_connection()
     watch.autocommit = True
 
-    def await_sleepers(want):
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with watch.cursor() as cur:
-                cur.execute("select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'")
-                if cur.fetchone()[0] == want:
-                    return
-            time.sleep(0.005)
-        raise TimeoutError("sleepers")
+    def sleepers():
+        with watch.cursor() as cur:
+            cur.execute(SLEEPERS)
+            return cur.fetchone()[0]
 
     def cancel_sleeper():
-        await_sleepers(1)
+        wait_for(1, sleepers)
         conn.cancel()
 
     for auto in [False, True]:
@@ -377,7 +333,7 @@ def cancel():
             conn.rollback()
     conn.cancel()  # nothing runs
     run(conn, "unharmed", "select 'unharmed' from pg_sleep(0.01)")
-    await_sleepers(0)
+    wait_for(0, sleepers)
     conn.close()
     watch.close()
 
@@ -424,11 +380,13 @@ def session_state():
     run(conn, "latin1", "select 'grüße', current_setting('client_encoding')")
     run(other, "lock", "select pg_try_advisory_lock(7)")
     run(other, "notify", "notify py_news, 'extra'")
-    deadline = time.monotonic() + 10
-    while not conn.notifies and time.monotonic() < deadline:
+
+    def heard():
         conn.poll()
-        time.sleep(0.005)
-    say("notified", [[n.channel, n.payload] for n in conn.notifies])
+        return [[n.channel, n.payload] for n in conn.notifies]
+
+    wait_for([["py_news", "extra"]], heard)
+    say("notified", heard())
     conn.autocommit = False
     with conn.cursor(name="held", withhold=True) as cur:
         cur.execute("select generate_series(1, 10)")
@@ -442,8 +400,8 @@ def session_state():
     other.close()
 
 
-print(json.dumps({"driver": "psycopg2", "version": psycopg2.__version__.split()[0], "saw": None}), flush=True)
-for name, function in {
+begin("psycopg2", psycopg2.__version__.split()[0])
+features({
     "connect": connect,
     "startup parameters": startup_parameters,
     "types": types,
@@ -458,11 +416,4 @@ for name, function in {
     "cancel": cancel,
     "asynchronous connection": asynchronous,
     "session state": session_state,
-}.items():
-    if name in skip:
-        continue
-    feature = name
-    try:
-        function()
-    except Exception as e:
-        say("threw", [show_error(e), f"line {e.__traceback__.tb_next.tb_lineno if e.__traceback__.tb_next else 0}: {e}"])
+})
