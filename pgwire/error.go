@@ -10,6 +10,7 @@ type Error struct {
 	Message  string
 	Detail   string // left out when empty
 	Hint     string // left out when empty
+	Routine  string // the function in the server's source; only read
 }
 
 // Error returns the message as a client shows it.
@@ -63,6 +64,8 @@ func ParseError(body []byte) Error {
 			e.Detail = string(value)
 		case 'H':
 			e.Hint = string(value)
+		case 'R':
+			e.Routine = string(value)
 		}
 		body = rest
 	}

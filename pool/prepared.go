@@ -6,8 +6,14 @@ type Prepared struct {
 	// Unnamed is the statement that the unnamed one was last parsed as; 0: unknown, or none.
 	Unnamed uint64
 
-	named map[uint64]struct{}
-	order []uint64 // oldest first
+	named map[uint64]*preparedStatement
+	// all of them in a ring, the one used last ahead of the one used longest ago; nil without any
+	last *preparedStatement
+}
+
+type preparedStatement struct {
+	id         uint64
+	prev, next *preparedStatement
 }
 
 // Has reports whether statement id is prepared.
@@ -16,39 +22,69 @@ func (p *Prepared) Has(id uint64) bool {
 	return ok
 }
 
+// Use is Has for a statement that is about to be used.
+func (p *Prepared) Use(id uint64) bool {
+	s := p.named[id]
+	if s == nil {
+		return false
+	}
+	if s != p.last {
+		p.unlink(s)
+		p.link(s)
+	}
+	return true
+}
+
 // Add records that statement id is prepared.
 func (p *Prepared) Add(id uint64) {
-	if p.Has(id) {
+	if p.Use(id) {
 		return
 	}
 	if p.named == nil {
-		p.named = make(map[uint64]struct{})
+		p.named = make(map[uint64]*preparedStatement)
 	}
-	p.named[id] = struct{}{}
-	p.order = append(p.order, id)
+	s := &preparedStatement{id: id}
+	p.named[id] = s
+	p.link(s)
 }
 
 // Remove records that statement id is gone.
 func (p *Prepared) Remove(id uint64) {
-	if !p.Has(id) {
-		return
-	}
-	delete(p.named, id)
-	for i, other := range p.order {
-		if other == id {
-			p.order = append(p.order[:i], p.order[i+1:]...)
-			break
-		}
+	if s := p.named[id]; s != nil {
+		delete(p.named, id)
+		p.unlink(s)
 	}
 }
 
 // Clear records that no statement is prepared any more.
 func (p *Prepared) Clear() { *p = Prepared{} }
 
-// Oldest returns the statement that was prepared first, when there are more than most.
+// Oldest returns the statement that was used longest ago, when there are more than most.
 func (p *Prepared) Oldest(most int) (id uint64, tooMany bool) {
-	if len(p.order) <= most {
+	if len(p.named) <= most {
 		return 0, false
 	}
-	return p.order[0], true
+	return p.last.next.id, true
+}
+
+// link makes s the last.
+func (p *Prepared) link(s *preparedStatement) {
+	if p.last == nil {
+		s.prev, s.next = s, s
+	} else {
+		s.prev, s.next = p.last, p.last.next
+		s.prev.next, s.next.prev = s, s
+	}
+	p.last = s
+}
+
+func (p *Prepared) unlink(s *preparedStatement) {
+	if s.next == s {
+		p.last = nil
+		return
+	}
+	s.prev.next, s.next.prev = s.next, s.prev
+	if p.last == s {
+		p.last = s.prev
+	}
 }

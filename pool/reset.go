@@ -39,6 +39,7 @@ type resetting struct {
 	left     Leftover
 	handler  eventloop.Handler
 	out      []byte // not yet written
+	aborted  bool   // a message was sent that ends whatever has begun, COPY included, with an error
 	cancelAt bool   // a cancel was sent: one more round trip proves that it has arrived
 	waited   time.Duration
 	ours     bool // what runs is our own cleaning: an error is the end
@@ -163,6 +164,7 @@ func (r *resetting) failCopy() {
 
 // abort ends a batch that the client has not ended: with an error, so that none of it is committed.
 func (r *resetting) abort() {
+	r.aborted = true
 	r.out = pgwire.AppendMessage(r.out, pgwire.Describe, []byte("Sthe client has left before Sync\x00"))
 	r.sync()
 }
@@ -236,7 +238,7 @@ func (r *resetting) hear(b []byte) bool {
 				return false
 			}
 		case pgwire.CopyInResponse:
-			if r.left.CopyEnds {
+			if r.left.CopyEnds || r.aborted {
 				break
 			}
 			if r.left.Extended {

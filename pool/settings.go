@@ -13,6 +13,7 @@ import (
 type Settings struct {
 	names, values []string // sorted by name, in lower case: to the server it makes no difference
 	key           string
+	plan          string // see Plan
 }
 
 // Setting is one parameter.
@@ -40,7 +41,37 @@ func newSettings(asked []Setting) *Settings {
 		key.WriteByte(0)
 	}
 	s.key = key.String()
+	s.plan = s.planned()
 	return s
+}
+
+// unplanned are parameters that make no difference to what a statement means, or to how it is planned.
+var unplanned = []string{
+	"application_name", "client_min_messages", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout",
+	"idle_session_timeout",
+}
+
+// planned is Plan, once.
+func (s *Settings) planned() string {
+	var plan strings.Builder
+	for i, name := range s.names {
+		if slices.Contains(unplanned, name) {
+			continue
+		}
+		for _, part := range []string{name, s.values[i]} {
+			plan.WriteString(part)
+			plan.WriteByte(0)
+		}
+	}
+	return plan.String()
+}
+
+// Plan is equal for settings under which a statement means the same and is planned alike.
+func (s *Settings) Plan() string {
+	if s == nil {
+		return ""
+	}
+	return s.plan
 }
 
 func (s *Settings) get(name string) (string, bool) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/weirproxy/weir/breaker"
 	"github.com/weirproxy/weir/pgwire"
+	"github.com/weirproxy/weir/proxy"
 )
 
 // looked marks the types of server messages that are looked at. All others pass unread.
@@ -183,6 +184,9 @@ func (k *link) hearError(body []byte) {
 		k.settingsFailed = &e
 	}
 	k.session.resource.countError(e.Code)
+	if e.Code == proxy.NotSupported.SQLSTATE && e.Routine == "RevalidateCachedQuery" {
+		k.outdated()
+	}
 	if outcomeOf(e.Code) == breaker.Failure {
 		k.failure = e.Error()
 	}
@@ -306,8 +310,8 @@ func (k *link) restoreNames(r *rewriting, i int, body []byte) {
 			id = 10*id + uint64(behind[digits]-'0')
 			digits++
 		}
-		if st := k.withID(id); st != nil {
-			changed = append(changed, st.name...)
+		if name, ok := k.nameOf(id); ok {
+			changed = append(changed, name...)
 		} else {
 			changed = append(append(changed, prefix...), behind[:digits]...)
 		}

@@ -2,11 +2,13 @@ package postgres
 
 // answer is something that the server still has to say, in order: what was asked of it, and by whom.
 type answer struct {
-	kind      answerKind
-	ours      bool       // asked by us: the client never hears of it
-	open      bool       // of copyEnd: messages of the extended protocol without a Sync are ahead of it
-	had       bool       // of closed: the server had the statement
-	statement *statement // of parsed and closed
+	kind    answerKind
+	ours    bool     // asked by us: the client never hears of it
+	open    bool     // of copyEnd: messages of the extended protocol without a Sync are ahead of it
+	taken   bool     // of parsed: the name was the client's already, so that it will be refused
+	name    string   // of parsed and closed: the client's name for the statement
+	content *content // and what it is
+	number  uint64   // of parsed: the server knows it by this one from then on; 0: by none
 }
 
 type answerKind uint8
@@ -28,10 +30,11 @@ type answers struct {
 	list   []answer
 	head   int
 	closes int // how many are the client's Closes of statements it had
+	parses int // how many make a name known to the server
 }
 
 // closing reports whether a is the client's Close of a statement it had.
-func (a *answer) closing() bool { return a.kind == closed && a.statement != nil }
+func (a *answer) closing() bool { return a.kind == closed && a.content != nil }
 
 func (q *answers) push(a answer) {
 	switch {
@@ -43,8 +46,15 @@ func (q *answers) push(a answer) {
 		q.list, q.head = q.list[:n], 0
 	}
 	q.list = append(q.list, a)
+	q.count(&a, 1)
+}
+
+func (q *answers) count(a *answer, n int) {
 	if a.closing() {
-		q.closes++
+		q.closes += n
+	}
+	if a.number != 0 {
+		q.parses += n
 	}
 }
 
@@ -55,10 +65,8 @@ func (q *answers) first() *answer { return &q.list[q.head] }
 
 func (q *answers) pop() answer {
 	a := q.list[q.head]
-	if a.closing() {
-		q.closes--
-	}
-	q.list[q.head].statement = nil
+	q.count(&a, -1)
+	q.list[q.head].content = nil
 	q.head++
 	return a
 }
@@ -80,9 +88,7 @@ func (q *answers) pending() []answer { return q.list[q.head:] }
 func (q *answers) cut(skip, n int) {
 	at := q.head + skip
 	for i := at; i < at+n; i++ {
-		if q.list[i].closing() {
-			q.closes--
-		}
+		q.count(&q.list[i], -1)
 	}
 	kept := append(q.list[:at], q.list[at+n:]...)
 	clear(q.list[len(kept):])
@@ -105,8 +111,26 @@ func (q *answers) ahead(name []byte) bool {
 		switch a := &q.list[i]; {
 		case a.kind == synced:
 			behindSync = true
-		case a.statement != nil && a.statement.name == string(name):
+		case a.content != nil && !a.ours && a.name == string(name), a.content != nil && a.ours && a.number == 0 && len(name) == 0:
 			return behindSync
+		}
+	}
+	return false
+}
+
+// parsing reports whether the server has yet to hear of c in an earlier batch, so that it may skip it. own is the client's
+// name whose Parse does not count.
+func (q *answers) parsing(c *content, own string) bool {
+	if q.parses == 0 {
+		return false
+	}
+	behindSync := false
+	for i := len(q.list) - 1; i >= q.head; i-- {
+		switch a := &q.list[i]; {
+		case a.kind == synced:
+			behindSync = true
+		case a.number != 0 && a.content == c:
+			return behindSync && (a.ours || a.name == "" || a.name != own)
 		}
 	}
 	return false
@@ -138,5 +162,5 @@ func (q *answers) reset() {
 		q.list = nil
 	}
 	clear(q.list)
-	q.list, q.head, q.closes = q.list[:0], 0, 0
+	q.list, q.head, q.closes, q.parses = q.list[:0], 0, 0, 0
 }

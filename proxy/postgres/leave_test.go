@@ -170,7 +170,7 @@ func TestAClientThatLeavesInTheMiddleLeavesACleanServer(t *testing.T) {
 // Trap 29: the client may be gone before the server asks for the data.
 func TestAClientThatLeavesBeforeCopyBeginsLeavesACleanServer(t *testing.T) {
 	direct := left(t)
-	w := start(t, settings{servers: 1})
+	w := start(t, settings{servers: 1, loops: 1}) // so that who comes next is heard next
 	for name, messages := range map[string][]frontend{
 		"simple":            {query("SELECT pg_sleep(0.1); COPY left_behind FROM STDIN")},
 		"extended":          {parse("", "SELECT pg_sleep(0.1)"), bind("", ""), execute("", 0), parse("", "COPY left_behind FROM STDIN"), bind("", ""), execute("", 0), synchronize},
@@ -229,7 +229,7 @@ func TestAClientThatLeavesWithinAMessageCostsTheServer(t *testing.T) {
 // What a client asked for before it said goodbye is done, even if it does not wait for the answer.
 func TestWhatIsAskedBeforeTerminateIsDone(t *testing.T) {
 	direct := left(t)
-	w := start(t, settings{servers: 1})
+	w := start(t, settings{servers: 1, loops: 1}) // so that who comes next is heard next
 	for name, messages := range map[string][]frontend{
 		"query":    {query("SELECT pg_sleep(0.2)"), query("INSERT INTO left_behind VALUES ('asked')")},
 		"batch":    {parse("", "INSERT INTO left_behind SELECT 'asked' FROM pg_sleep(0.2)"), bind("", ""), execute("", 0), synchronize},

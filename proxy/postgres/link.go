@@ -25,20 +25,20 @@ type link struct {
 	began   int64 // when it got the server
 
 	// Towards the server.
-	upSkip   int        // bytes of the current message that are still to be passed on
-	scanning bool       // they are SQL
-	partly   bool       // of which some has passed
-	whole    []byte     // all of it, if it came at once; valid while it passes
-	words    scanner    // looks for statements that leave something behind
-	keeping  *statement // they are the text of this statement
-	text     []byte     // as much of it as has come
-	outer    touch      // what was found before them
-	names    []string   // of parameters that were set and have to be asked for by name
-	forget   bool       // whether, before it, prepared statements were going to be gone
-	upOut    []byte     // for the server, not yet written
-	unsynced bool       // messages of the extended protocol were sent since the last Sync
-	skipping bool       // since an error the server skips everything up to the next Sync
-	probing  bool       // it has been asked whether it does
+	upSkip   int      // bytes of the current message that are still to be passed on
+	scanning bool     // they are SQL
+	partly   bool     // of which some has passed
+	whole    []byte   // all of it, if it came at once; valid while it passes
+	words    scanner  // looks for statements that leave something behind
+	keeping  *content // they are the text of this statement
+	text     []byte   // as much of it as has come
+	outer    touch    // what was found before them
+	names    []string // of parameters that were set and have to be asked for by name
+	forget   bool     // whether, before it, prepared statements were going to be gone
+	upOut    []byte   // for the server, not yet written
+	unsynced bool     // messages of the extended protocol were sent since the last Sync
+	skipping bool     // since an error the server skips everything up to the next Sync
+	probing  bool     // it has been asked whether it does
 
 	ending     verdict // a message that ends the session, once what was asked before it is answered; passOn: none
 	endingType byte    // of that message
@@ -46,16 +46,17 @@ type link struct {
 
 	// Towards the client.
 	answers    answers
-	carry      []byte       // the start of a message of the server
-	downSkip   int          // bytes of the current message that are still to be passed on
-	downDrop   bool         // or dropped
-	status     byte         // transaction status
-	copyIn     bool         // the server waits for COPY data
-	copyParsed bool         // that COPY belongs to the extended protocol
-	fatal      bool         // the server said that it ends the connection
-	failure    string       // what the server failed with, for the breaker
-	failed     []*statement // could not be parsed; what was sent behind them may still name them
-	doubtful   bool         // what the server will answer is not certain: it stays with this client, and goes with it
+	carry      []byte   // the start of a message of the server
+	downSkip   int      // bytes of the current message that are still to be passed on
+	downDrop   bool     // or dropped
+	status     byte     // transaction status
+	copyIn     bool     // the server waits for COPY data
+	copyParsed bool     // that COPY belongs to the extended protocol
+	fatal      bool     // the server said that it ends the connection
+	failure    string   // what the server failed with, for the breaker
+	used       []use    // prepared statements that were used since the connection was quiet
+	failed     []answer // statements that could not be parsed; what was sent behind them may still name them
+	doubtful   bool     // what the server will answer is not certain: it stays with this client, and goes with it
 
 	held           bool          // the client's messages wait for an answer of the server: see mayGoOn
 	settingsFailed *pgwire.Error // the session's settings were refused
@@ -85,8 +86,9 @@ func (w *worker) newLink(s *session, ticket proxy.Ticket) *link {
 func (w *worker) recycle(k *link) {
 	k.answers.reset()
 	k.names = k.names[:0]
+	clear(k.used)
 	k.text, k.upOut, k.carry = modest(k.text), modest(k.upOut), modest(k.carry)
-	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names}
+	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names, used: k.used[:0]}
 	w.free = append(w.free, k)
 }
 
@@ -205,7 +207,7 @@ func (k *link) settle() {
 	if !k.quiet() {
 		return
 	}
-	k.failed = nil
+	k.failed, k.used = nil, k.used[:0]
 	var suspicion touch
 	if k.status == pgwire.Idle {
 		suspicion = k.suspicion()
@@ -286,7 +288,7 @@ func (k *link) abandon() {
 	}
 	k.observe()
 	server := k.server
-	touched := k.pinned | k.words.found | k.outer
+	touched := (k.pinned | k.words.found | k.outer) &^ touchLocal
 	left := pool.Leftover{
 		Owed:     k.answers.owed(),
 		Status:   k.status,

@@ -250,8 +250,11 @@ func (t touch) settled(text []byte) (found touch, names []string) {
 		p = readParameters(text)
 	}
 	found = t &^ touchConfig
-	if t&touchConfig != 0 && p.config {
-		found |= touchSet
+	if t&touchConfig != 0 {
+		found |= touchLocal
+		if p.config {
+			found |= touchSet
+		}
 	}
 	if found&touchSet == 0 {
 		return found, nil

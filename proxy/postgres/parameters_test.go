@@ -16,7 +16,7 @@ func TestWhatATextSaysAboutParameters(t *testing.T) {
 	}{
 		{"SELECT 1", 0, ""},
 		{"SET a = 1", touchSet, ""},
-		{"SET LOCAL my.a = 1", 0, ""},
+		{"SET LOCAL my.a = 1", touchLocal, ""},
 		{"SET my.own = 1", touchSet | touchNamed, "my.own"},
 		{"set  Session My.Own\nTO 1; RESET other.One", touchSet | touchNamed, "my.own other.one"},
 		{`SET "my"."Own"='x'`, touchSet | touchNamed, "my.own"},
@@ -33,33 +33,33 @@ func TestWhatATextSaysAboutParameters(t *testing.T) {
 		{"DO $$BEGIN SET my.own = 1; END$$", touchSet | touchNamed, "my.own"},
 		{"UPDATE a SET b = 1", 0, ""},
 		{"UPDATE a SET (b, c) = (1, 2); SET TIME ZONE 'UTC'", touchSet, ""},
-		{"select set_config('my.own', $1, false)", touchSet | touchNamed, "my.own"},
-		{"select set_config('my.own'::text, $1, $2)", touchSet | touchNamed, "my.own"},
-		{"select set_config('a', 'b', false)", touchSet, ""},
-		{"select set_config($1, $2, false)", touchSet | touchUnnamed, ""},
-		{"select set_config($1, $2, true)", 0, ""},
-		{"select set_config('a', 'b')", touchSet | touchUnnamed, ""},
-		{"select set_config('a', 'b-c/d', true)", 0, ""},
-		{"select set_config ( 'a' , f(1, true), TRUE ) ;", 0, ""},
-		{"select pg_catalog.\"set_config\"('a', $1, true)", 0, ""},
-		{"select set_config('a', 'b', true and false)", touchSet, ""},
-		{"select set_config('a', 'b', not true)", touchSet, ""},
-		{"select set_config('a', 'b', (true))", touchSet, ""},
-		{"select set_config('a', ', true)', false)", touchSet, ""},
-		{"select set_config('a', ''', true)', false)", touchSet | touchUnnamed, ""},
-		{"select set_config('a', E'\\', true)', false)", touchSet | touchUnnamed, ""},
-		{"select set_config('a', $x$, true)$x$, false)", touchSet | touchUnnamed, ""},
-		{"select set_config('a', $$, true)$$, false)", touchSet | touchUnnamed, ""},
-		{"select set_config('a', \"b, true)\", false)", touchSet | touchUnnamed, ""},
-		{"select set_config('a', 'b' /*, true)*/, false)", touchSet | touchUnnamed, ""},
-		{"select set_config('a', 'b' --, true)\n, false)", touchSet | touchUnnamed, ""},
-		{"/* it's */ select set_config('a', 'b', true)", touchSet | touchUnnamed, ""},
-		{"execute 'select set_config(a, ' || x || ', true)'", touchSet | touchUnnamed, ""},
-		{"select set_config('a', 'b', true), set_config('a', 'b', false)", touchSet, ""},
-		{"select set_config('a', set_config('b', 'c', true), true)", 0, ""},
-		{"select set_config", touchSet | touchUnnamed, ""},
-		{"select set_config('a', 'b', true", touchSet | touchUnnamed, ""},
-		{"set_config, true)", touchSet | touchUnnamed, ""},
+		{"select set_config('my.own', $1, false)", touchLocal | touchSet | touchNamed, "my.own"},
+		{"select set_config('my.own'::text, $1, $2)", touchLocal | touchSet | touchNamed, "my.own"},
+		{"select set_config('a', 'b', false)", touchLocal | touchSet, ""},
+		{"select set_config($1, $2, false)", touchLocal | touchSet | touchUnnamed, ""},
+		{"select set_config($1, $2, true)", touchLocal, ""},
+		{"select set_config('a', 'b')", touchLocal | touchSet | touchUnnamed, ""},
+		{"select set_config('a', 'b-c/d', true)", touchLocal, ""},
+		{"select set_config ( 'a' , f(1, true), TRUE ) ;", touchLocal, ""},
+		{"select pg_catalog.\"set_config\"('a', $1, true)", touchLocal, ""},
+		{"select set_config('a', 'b', true and false)", touchLocal | touchSet, ""},
+		{"select set_config('a', 'b', not true)", touchLocal | touchSet, ""},
+		{"select set_config('a', 'b', (true))", touchLocal | touchSet, ""},
+		{"select set_config('a', ', true)', false)", touchLocal | touchSet, ""},
+		{"select set_config('a', ''', true)', false)", touchLocal | touchSet | touchUnnamed, ""},
+		{"select set_config('a', E'\\', true)', false)", touchLocal | touchSet | touchUnnamed, ""},
+		{"select set_config('a', $x$, true)$x$, false)", touchLocal | touchSet | touchUnnamed, ""},
+		{"select set_config('a', $$, true)$$, false)", touchLocal | touchSet | touchUnnamed, ""},
+		{"select set_config('a', \"b, true)\", false)", touchLocal | touchSet | touchUnnamed, ""},
+		{"select set_config('a', 'b' /*, true)*/, false)", touchLocal | touchSet | touchUnnamed, ""},
+		{"select set_config('a', 'b' --, true)\n, false)", touchLocal | touchSet | touchUnnamed, ""},
+		{"/* it's */ select set_config('a', 'b', true)", touchLocal | touchSet | touchUnnamed, ""},
+		{"execute 'select set_config(a, ' || x || ', true)'", touchLocal | touchSet | touchUnnamed, ""},
+		{"select set_config('a', 'b', true), set_config('a', 'b', false)", touchLocal | touchSet, ""},
+		{"select set_config('a', set_config('b', 'c', true), true)", touchLocal, ""},
+		{"select set_config", touchLocal | touchSet | touchUnnamed, ""},
+		{"select set_config('a', 'b', true", touchLocal | touchSet | touchUnnamed, ""},
+		{"set_config, true)", touchLocal | touchSet | touchUnnamed, ""},
 	}
 	for _, test := range tests {
 		s := scanned(test.sql, len(test.sql))
@@ -67,7 +67,7 @@ func TestWhatATextSaysAboutParameters(t *testing.T) {
 		if got := strings.Join(names, " "); found != test.want || got != test.names {
 			t.Errorf("%q: %b %q, want %b %q", test.sql, found, got, test.want, test.names)
 		}
-		if found, _ := s.found.settled(nil); s.found&(touchSet|touchConfig) != 0 && found != touchSet|touchUnnamed|s.found&^touchConfig {
+		if found, _ := s.found.settled(nil); s.found&(touchSet|touchConfig) != 0 && found|touchLocal != touchLocal|touchSet|touchUnnamed|s.found&^touchConfig {
 			t.Errorf("%q, not kept: %b", test.sql, found)
 		}
 	}

@@ -128,6 +128,7 @@ type resource struct {
 	timeouts    Timeouts
 	errors      proxy.Tally[string] // by SQLSTATE class
 	pins        pins
+	texts       texts
 }
 
 // Defaults of what Options leave out.

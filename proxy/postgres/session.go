@@ -30,6 +30,9 @@ type worker struct {
 	loop *eventloop.Loop
 	free []*link // ended, for reuse
 	out  []byte  // where a rewritten batch is put together
+
+	recent recent // texts of statements
+	key    []byte // where the key of one is put together
 }
 
 // session is a client that is logged in. All of it belongs to its loop's goroutine.
@@ -322,6 +325,7 @@ func (s *session) close() {
 	s.dead = true
 	s.w.loop.Disarm(&s.timer)
 	s.conn.Close()
+	s.unsetAll()
 	s.carry, s.out, s.statements = nil, nil, nil
 	s.w.srv.forget(s)
 }

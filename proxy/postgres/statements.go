@@ -18,105 +18,100 @@ const (
 	preparedPerServer = 500
 )
 
-// statement is what a client has prepared. On the servers it goes by a name made of its number, which no client knows, so
-// that clients do not meet each other's.
-type statement struct {
-	id    uint64
-	name  string // the client's; "" for the unnamed one
-	text  []byte // the body of its Parse behind the name; nil when too long to keep
-	found touch  // what executing it leaves in the session
-
-	prior *statement // has the name, and the number, unless its Parse fails; nil once this one's is done
-	dead  bool       // its Parse has failed
-}
-
-// sql is the statement's text, nil when it was not kept.
-func (st *statement) sql() []byte {
-	if len(st.text) == 0 {
-		return nil
-	}
-	sql, _, _ := pgwire.CString(st.text)
-	return sql
-}
-
-// noStatement goes by a name that no server ever knows.
-var noStatement = statement{name: "none"}
-
-// statements are all of a session's.
+// statements are what a session has prepared: contents by its own names for them.
 type statements struct {
-	named   map[string]*statement
-	unnamed statement // id 0: there is none
-	bytes   int       // of the named ones' text
+	named   map[string]*content
+	unnamed *content // nil: there is none
+	bytes   int      // of the named ones' text
 }
 
-func (t *statements) find(name []byte) *statement {
-	if t == nil {
+func (t *statements) find(name []byte) *content {
+	switch {
+	case t == nil:
 		return nil
-	}
-	if len(name) == 0 {
-		if t.unnamed.id == 0 {
-			return nil
-		}
-		return &t.unnamed
+	case len(name) == 0:
+		return t.unnamed
 	}
 	return t.named[string(name)]
 }
 
-func (t *statements) add(st *statement) {
+// set gives a content a name, in the place of what had it.
+func (s *session) set(name string, c *content) {
+	t := s.statements
+	s.unset(name)
 	if t.named == nil {
-		t.named = make(map[string]*statement)
+		t.named = make(map[string]*content)
 	}
-	t.named[st.name] = st
-	t.bytes += len(st.text)
+	s.resource.texts.retain(c)
+	t.named[name] = c
+	t.bytes += len(c.text)
 }
 
-func (t *statements) remove(st *statement) {
-	if t != nil && t.named[st.name] == st {
-		delete(t.named, st.name)
-		t.bytes -= len(st.text)
+func (s *session) unset(name string) {
+	if t := s.statements; t != nil && t.named[name] != nil {
+		c := t.named[name]
+		delete(t.named, name)
+		t.bytes -= len(c.text)
+		s.resource.texts.release(c)
 	}
 }
 
-// withID finds a named statement by its number, one included that the client has closed behind what is being answered.
-func (k *link) withID(id uint64) *statement {
+// unsetAll forgets all named statements.
+func (s *session) unsetAll() {
+	t := s.statements
+	if t == nil || len(t.named) == 0 {
+		return
+	}
+	texts := &s.resource.texts
+	texts.mu.Lock()
+	defer texts.mu.Unlock()
+	for _, c := range t.named {
+		if c.key != "" {
+			texts.releaseLocked(c)
+		}
+	}
+	t.named, t.bytes = nil, 0
+}
+
+// nameOf finds the client's name for what a server calls by that number, also where the client has closed it behind what is
+// being answered, or its Parse has failed.
+func (k *link) nameOf(number uint64) (name string, ok bool) {
 	for _, a := range k.answers.pending() {
-		if st := a.statement; st != nil && st.id == id && st.name != "" {
-			return st
+		if a.content != nil && a.content.number.Load() == number {
+			return a.name, true
 		}
 	}
 	if t := k.session.statements; t != nil {
-		for _, st := range t.named {
-			if st.id == id {
-				return st
+		for name, c := range t.named {
+			if c.number.Load() == number {
+				return name, true
 			}
 		}
-	}
-	for _, st := range k.failed {
-		if st.id == id {
-			return st
+		if t.unnamed != nil && t.unnamed.number.Load() == number {
+			return "", true
 		}
 	}
-	return nil
+	for _, a := range k.failed {
+		if a.content.number.Load() == number {
+			return a.name, true
+		}
+	}
+	return "", false
 }
 
 // allDeallocated notes that the server has forgotten all named statements, but for those that it has yet to hear of.
 func (k *link) allDeallocated() {
 	k.server.Prepared.Clear()
-	t := k.session.statements
-	if t == nil {
-		return
-	}
-	t.named, t.bytes = nil, 0
+	k.session.unsetAll()
 	for _, a := range k.answers.pending() {
-		if st := a.statement; a.kind == parsed && !a.ours && st != nil && st.name != "" {
-			if st.prior != nil && !k.parsing(st.prior) {
-				st.prior = nil
-			}
-			if before := t.named[st.name]; before != nil {
-				t.remove(before)
-			}
-			t.add(st)
-			k.server.Prepared.Add(st.id)
+		if a.kind != parsed || a.content == nil {
+			continue
+		}
+		if a.number != 0 {
+			k.server.Prepared.Add(a.number)
+		}
+		if !a.ours && a.name != "" {
+			k.session.set(a.name, a.content)
 		}
 	}
 }
@@ -125,7 +120,7 @@ func (k *link) allDeallocated() {
 func (k *link) forgetUnnamed() {
 	k.server.Prepared.Unnamed = 0
 	if t := k.session.statements; t != nil {
-		t.unnamed.id = 0
+		t.unnamed = nil
 	}
 }
 
@@ -133,8 +128,9 @@ func (k *link) forgetUnnamed() {
 // statements are known to it by other names, and those it does not know are prepared first.
 func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict) {
 	m := r.chunk[i:]
+	t := m[0]
 	have := m[pgwire.HeaderSize:min(len(m), pgwire.HeaderSize+body)]
-	before, name, ok := nameIn(m[0], have)
+	before, name, ok := nameIn(t, have)
 	if !ok {
 		switch {
 		case len(have) < body && len(have) < maxHeld:
@@ -143,43 +139,63 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 			return 0, badLength // a name of many kilobytes
 		}
 		k.unsynced = true
-		k.expect(m[0], nil, false) // malformed: the server says so
+		k.expect(t, nil) // malformed: the server says so
 		k.upSkip = body
 		return pgwire.HeaderSize, passOn
 	}
-	aboutStatement := m[0] == pgwire.Parse || m[0] == pgwire.Bind || have[0] == 'S'
-	if aboutStatement && k.uncertain(m[0], name) {
+	if t == pgwire.Parse && len(have) < body && body <= maxHeld {
+		return 0, waitForMore
+	}
+	used = pgwire.HeaderSize + before + len(name) + 1
+	if (t == pgwire.Describe || t == pgwire.Close) && have[0] != 'S' { // portals are the transaction's own
+		k.unsynced = true
+		k.expect(t, nil)
+		k.upSkip = body - (used - pgwire.HeaderSize)
+		return used, passOn
+	}
+	if k.session.statements == nil {
+		k.session.statements = new(statements)
+	}
+	c := k.session.statements.find(name)
+	if t == pgwire.Parse {
+		c = k.toParse(m[used:pgwire.HeaderSize+len(have)], len(have) == body)
+	}
+	if k.uncertain(t, name, c) {
 		return 0, waitForAnswer
 	}
 	if !k.unsynced {
 		k.evict(r, i)
 	}
 	k.unsynced = true
-	used = pgwire.HeaderSize + before + len(name) + 1
+	switch t {
+	case pgwire.Parse:
+		return k.parse(r, i, used, body, string(name), c), passOn
+	case pgwire.Close:
+		k.closeStatement(r, i, string(name), c)
+		if len(name) > 0 {
+			return pgwire.HeaderSize + body, passOn
+		}
+	default:
+		k.refer(r, i, used, before, body, name, c)
+	}
 	k.upSkip = body - (used - pgwire.HeaderSize)
-	if !aboutStatement { // portals are the transaction's own
-		k.expect(m[0], nil, false)
-		return used, passOn
-	}
-	had := m[0] == pgwire.Close && k.has(name)
-	st := k.statementFor(m[0], r, i, name)
-	k.expect(m[0], st, had)
-	if st == nil && len(name) > 0 && bytes.HasPrefix(name, []byte(k.w.srv.namePrefix)) {
-		st = &noStatement // it has seen our names on the server; whose they are is not its business
-	}
-	if st != nil && st.name != "" {
-		k.rename(r, i, used, before, body+k.w.srv.nameLength(st.id)-len(name), st)
-	}
-	if m[0] == pgwire.Parse && k.upSkip == 0 {
-		k.bodyEnds()
-	}
 	return used, passOn
 }
 
+// expect queues what the server answers with a message of its own that we look at.
+func (k *link) expect(t byte, c *content) {
+	switch t {
+	case pgwire.Parse:
+		k.answers.push(answer{kind: parsed, content: c})
+	case pgwire.Close:
+		k.answers.push(answer{kind: closed, content: c})
+	}
+}
+
 // uncertain reports whether it takes the answer to an earlier batch or query to know what a message of type t about the
-// statement name means: whether the name is taken, whether it was closed or deallocated, and whether the server's unnamed
-// statement is the client's or, after a Parse that was skipped, someone else's.
-func (k *link) uncertain(t byte, name []byte) bool {
+// statement name, which is or becomes c, means: whether the name is taken, whether it was closed or deallocated, and whether the server knows
+// what, after a Parse that was skipped, it does not.
+func (k *link) uncertain(t byte, name []byte, c *content) bool {
 	switch {
 	case k.doubtful: // no answer could be relied on
 		if len(name) == 0 {
@@ -187,6 +203,8 @@ func (k *link) uncertain(t byte, name []byte) bool {
 		}
 		return false
 	case k.words.forget && k.answers.has(queried): // DISCARD or DEALLOCATE is on its way
+		return true
+	case c != nil && t == pgwire.Parse && k.answers.parsing(c, ""), c != nil && t != pgwire.Close && k.answers.parsing(c, string(name)):
 		return true
 	case len(name) == 0:
 		return t != pgwire.Parse && k.answers.ahead(name)
@@ -215,101 +233,198 @@ func nameIn(t byte, body []byte) (before int, name []byte, ok bool) {
 	return before, name, ok
 }
 
-// expect queues what the server answers with a message of its own that we look at.
-func (k *link) expect(t byte, st *statement, had bool) {
-	switch t {
-	case pgwire.Parse:
-		k.answers.push(answer{kind: parsed, statement: st})
-	case pgwire.Close:
-		k.answers.push(answer{kind: closed, statement: st, had: had})
-	}
-}
-
-// has reports whether the server has a named statement of the client's.
-func (k *link) has(name []byte) bool {
-	st := k.session.statements.find(name)
-	return st != nil && k.server.Prepared.Has(st.id)
-}
-
 // rename writes the header and the name of a message anew.
-func (k *link) rename(r *rewriting, i, used, before, body int, st *statement) {
+func (k *link) rename(r *rewriting, i, used, before, body, oldName int, number uint64) {
 	m := r.chunk[i:]
 	r.cut(i, i+used)
-	r.out = appendHeader(r.out, m[0], body)
+	r.out = appendHeader(r.out, m[0], body+k.w.srv.nameLength(number)-oldName)
 	r.out = append(r.out, m[pgwire.HeaderSize:pgwire.HeaderSize+before]...)
-	r.out = append(k.w.srv.appendName(r.out, st.id), 0)
+	r.out = append(k.w.srv.appendName(r.out, number), 0)
 }
 
-// statementFor is the statement that a message of type t is about, nil for one that the client does not have. It sees to
-// it that the server knows what it needs to know, as far as it is asked in this very batch.
-func (k *link) statementFor(t byte, r *rewriting, i int, name []byte) *statement {
-	s := k.session
-	if s.statements == nil {
-		s.statements = new(statements)
-	}
-	st := s.statements.find(name)
-	switch t {
-	case pgwire.Parse:
-		return k.parse(r, i, st, name)
-	case pgwire.Close:
-		if len(name) == 0 {
-			k.forgetUnnamed()
-		} else if st != nil {
-			s.statements.remove(st)
-			k.server.Prepared.Remove(st.id)
-		}
-		return st
-	}
-	if st == nil {
-		if len(name) == 0 { // the server may have someone else's
+// noStatement is a number that no statement has.
+const noStatement = 0
+
+// refer deals with a Bind or Describe of the statement name, which the client has prepared as c, or has not.
+func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, c *content) {
+	if c == nil {
+		switch {
+		case len(name) == 0: // the server may have someone else's
 			k.closeUnnamed(r, i)
+		case bytes.HasPrefix(name, []byte(k.w.srv.namePrefix)): // it has seen our names on the server; whose they are is not its business
+			k.rename(r, i, used, before, body, len(name), noStatement)
 		}
-		return nil
+		return
 	}
-	k.words.found |= st.found
-	if st.found&touchNamed != 0 {
-		_, names := st.found.settled(st.sql())
+	c = k.asNow(name, c)
+	k.words.found |= c.found
+	if c.found&touchNamed != 0 {
+		_, names := c.found.settled(c.sql())
 		k.name(names)
 	}
-	k.prepare(r, i, st)
-	return st
+	if number := k.prepare(r, i, name, c); number != 0 {
+		k.used = append(k.used, use{c, number})
+		k.rename(r, i, used, before, body, len(name), number)
+	}
 }
 
-// parse begins a statement. Its text is collected as it passes.
-func (k *link) parse(r *rewriting, i int, old *statement, name []byte) *statement {
+// use is a statement that a batch has named to the server, and the number that it had then.
+type use struct {
+	content *content
+	number  uint64
+}
+
+// outdated has what the batch has used prepared anew by all who use it next, under another name: a result is of another type
+// than it was when the server prepared it, and on other server connections it will be likewise.
+func (k *link) outdated() {
+	for _, u := range k.used {
+		u.content.number.CompareAndSwap(u.number, k.w.srv.nextStatement())
+	}
+}
+
+// asNow is what c, the client's statement name, is under the settings of now: they may have changed since it was parsed.
+func (k *link) asNow(name []byte, c *content) *content {
+	s := k.session
+	if c.key == "" || c.plan == s.profile.Settings.Plan() {
+		return c
+	}
+	now := s.contentOf([]byte(c.text))
+	if now == nil {
+		return c
+	}
+	if len(name) == 0 {
+		s.statements.unnamed = now
+	} else {
+		s.set(string(name), now)
+	}
+	return now
+}
+
+// prepare has the server know c before what follows, and returns the number of the name it goes by; 0: it is the unnamed one.
+func (k *link) prepare(r *rewriting, i int, name []byte, c *content) (number uint64) {
+	number = c.number.Load()
+	prepared := &k.server.Prepared
+	switch {
+	case len(name) == 0 && prepared.Unnamed == number:
+		return 0
+	case prepared.Use(number):
+		return number
+	case len(name) == 0 && !c.worthKeeping():
+		prepared.Unnamed = number
+		number = 0
+	default:
+		prepared.Add(number)
+	}
+	r.cut(i, i)
+	r.out = k.w.appendParse(r.out, c, number)
+	k.answers.push(answer{kind: parsed, ours: true, name: string(name), content: c, number: number})
+	return number
+}
+
+// toParse is the content that a Parse is about. text is its body behind the name, the whole of it or not. nil: it has to be
+// collected as it passes.
+func (k *link) toParse(text []byte, whole bool) *content {
+	s := k.session
+	switch {
+	case !whole:
+		return nil
+	case k.doubtful, k.words.found&(touchSet|touchLocal) != 0: // the settings of now are not the session's
+		return s.private(string(text))
+	}
+	if c := s.contentOf(text); c != nil {
+		return c
+	}
+	k.words.found |= touchLarge
+	return s.private(string(text))
+}
+
+// parse deals with a Parse at i that gives a content a name, and returns how much of the chunk it has used.
+func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) int {
+	s, prepared := k.session, &k.server.Prepared
+	if c == nil {
+		return k.parseLong(r, i, used, body, name)
+	}
+	if s.statements.find([]byte(name)) != nil && name != "" {
+		return k.parseTaken(r, i, used, body, name, c)
+	}
+	number := c.number.Load()
+	known := prepared.Use(number)
+	switch {
+	case known && c.query: // it answers as if it did it again
+		r.cut(i, i+pgwire.HeaderSize+body)
+		r.out = append(r.out, pgwire.Parse, 0, 0, 0, 14, 0, 'S', 'E', 'L', 'E', 'C', 'T', 0, 0, 0)
+		prepared.Unnamed = 0
+		number = 0
+	case known: // it must say whether it may be parsed now
+		k.unname(r, i, used, body, name)
+		prepared.Unnamed = c.number.Load()
+		number = 0
+	case name == "" && !c.worthKeeping():
+		prepared.Unnamed = number
+		number = 0
+	default:
+		prepared.Add(number)
+		k.rename(r, i, used, 0, body, len(name), number)
+	}
+	if name == "" {
+		s.statements.unnamed = c
+	} else {
+		s.set(name, c)
+		k.checkSize()
+	}
+	k.answers.push(answer{kind: parsed, name: name, content: c, number: number})
+	k.upSkip = body - (used - pgwire.HeaderSize)
+	if known && c.query {
+		k.upSkip = 0
+		return pgwire.HeaderSize + body
+	}
+	return used
+}
+
+// unname has a Parse at i be of the unnamed statement.
+func (k *link) unname(r *rewriting, i, used, body int, name string) {
+	r.cut(i, i+used)
+	r.out = append(appendHeader(r.out, pgwire.Parse, body-len(name)), 0)
+}
+
+// parseTaken deals with a Parse of a name that the client has given already: the server shall say so.
+func (k *link) parseTaken(r *rewriting, i, used, body int, name string, c *content) int {
+	old := k.asNow([]byte(name), k.session.statements.named[name])
+	number := k.prepare(r, i, []byte(name), old)
+	k.rename(r, i, used, 0, body, len(name), number)
+	k.answers.push(answer{kind: parsed, name: name, content: old, taken: true})
+	k.upSkip = body - (used - pgwire.HeaderSize)
+	return used
+}
+
+// parseLong begins a statement whose text comes in pieces. It is collected as it passes, and shared with nobody.
+func (k *link) parseLong(r *rewriting, i, used, body int, name string) int {
+	s := k.session
+	c := &content{}
+	c.number.Store(k.w.srv.nextStatement())
+	if s.statements.find([]byte(name)) != nil && name != "" {
+		return k.parseTaken(r, i, used, body, name, c)
+	}
 	k.scan(1)
 	k.forget = k.words.forget
 	k.text = k.text[:0]
-	t := k.session.statements
-	if len(name) == 0 {
-		k.keeping = &t.unnamed
-		return &t.unnamed
-	}
-	st := &statement{name: string(name), prior: old}
-	if old != nil { // the server shall say that the name is taken, unless the old one's Parse, on its way, fails
-		k.prepare(r, i, old)
-		st.id = old.id
-		t.remove(old)
+	k.keeping = c
+	a := answer{kind: parsed, name: name, content: c}
+	if name == "" {
+		s.statements.unnamed = c
+		k.server.Prepared.Unnamed = c.number.Load()
 	} else {
-		st.id = k.w.srv.nextStatement()
+		a.number = c.number.Load()
+		k.server.Prepared.Add(a.number)
+		k.rename(r, i, used, 0, body, len(name), a.number)
+		s.set(name, c)
 	}
-	t.add(st)
-	k.server.Prepared.Add(st.id)
-	k.keeping = st
-	return st
+	k.answers.push(a)
+	k.upSkip = body - (used - pgwire.HeaderSize)
+	return used
 }
 
-// parsing reports whether the Parse of st has yet to be answered.
-func (k *link) parsing(st *statement) bool {
-	for _, a := range k.answers.pending() {
-		if a.kind == parsed && a.statement == st {
-			return true
-		}
-	}
-	return false
-}
-
-// keep collects text of a statement.
+// keep collects text of a long statement.
 func (k *link) keep(b []byte) {
 	if len(k.text)+len(b) <= maxStatement && k.words.found&touchLarge == 0 {
 		k.text = append(k.text, b...)
@@ -319,57 +434,45 @@ func (k *link) keep(b []byte) {
 	}
 }
 
-// statementKept is called when all of a statement's text has passed.
+// statementKept is called when all of a long statement's text has passed.
 func (k *link) statementKept() {
-	st, t := k.keeping, k.session.statements
+	c, t := k.keeping, k.session.statements
 	k.keeping = nil
-	same := bytes.Equal(st.text, k.text)
-	if st.name != "" {
-		st.text = append([]byte(nil), k.text...)
-		t.bytes += len(st.text)
-		if len(t.named) > maxStatements || t.bytes > maxStatementBytes {
-			k.words.found |= touchLarge
+	c.text = string(k.text)
+	for _, named := range t.named {
+		if named == c {
+			t.bytes += len(c.text)
 		}
-	} else {
-		if !same || st.id == 0 {
-			st.id = k.w.srv.nextStatement()
-			st.text = append(st.text[:0], k.text...)
-		}
-		k.server.Prepared.Unnamed = st.id
 	}
-	st.found, _ = k.words.found.settled(st.sql())
-	st.found &^= touchLarge
-	if st.prior != nil {
-		st.found |= st.prior.found
-	}
+	c.found, _ = k.words.found.settled(c.sql())
+	c.found &^= touchLarge
 	k.words.found = k.outer | k.words.found&touchLarge // parsing leaves nothing behind, executing does
 	k.words.forget = k.forget
+	k.checkSize()
 }
 
-// prepare has the server know st before what follows.
-func (k *link) prepare(r *rewriting, i int, st *statement) {
-	if st.name == "" {
-		if k.server.Prepared.Unnamed == st.id {
-			return
-		}
-		k.server.Prepared.Unnamed = st.id
+// checkSize has a session with too many statements keep its server connection.
+func (k *link) checkSize() {
+	if t := k.session.statements; len(t.named) > maxStatements || t.bytes > maxStatementBytes {
+		k.words.found |= touchLarge
+	}
+}
+
+// closeStatement deals with the Close of a statement at i. The server keeps a named one, for others: it closes one that there
+// is not, which succeeds as well.
+func (k *link) closeStatement(r *rewriting, i int, name string, c *content) {
+	a := answer{kind: closed, name: name, content: c}
+	if name == "" {
+		k.forgetUnnamed()
+		a.content = nil
 	} else {
-		if k.server.Prepared.Has(st.id) {
-			return
-		}
-		k.server.Prepared.Add(st.id)
+		body, _ := pgwire.Length(r.chunk[i:])
+		r.cut(i, i+pgwire.HeaderSize+body)
+		r.out = appendHeader(r.out, pgwire.Close, 1+k.w.srv.nameLength(noStatement)+1)
+		r.out = append(k.w.srv.appendName(append(r.out, 'S'), noStatement), 0)
+		k.session.unset(name)
 	}
-	n := len(st.text) + 1
-	if st.name != "" {
-		n += k.w.srv.nameLength(st.id)
-	}
-	r.cut(i, i)
-	r.out = appendHeader(r.out, pgwire.Parse, n)
-	if st.name != "" {
-		r.out = k.w.srv.appendName(r.out, st.id)
-	}
-	r.out = append(append(r.out, 0), st.text...)
-	k.answers.push(answer{kind: parsed, ours: true, statement: st})
+	k.answers.push(a)
 }
 
 // closeUnnamed makes sure that the server has no unnamed statement.
@@ -379,8 +482,8 @@ func (k *link) closeUnnamed(r *rewriting, i int) {
 	k.answers.push(answer{kind: closed, ours: true})
 }
 
-// evict closes statements that have been on the server for long, at the front of a batch, so that none is closed that an
-// earlier message of the batch has been promised. What the batch needs is prepared again.
+// evict closes statements that were not used for long, at the front of a batch, so that none is closed that an earlier
+// message of the batch has been promised. What the batch needs is prepared again.
 func (k *link) evict(r *rewriting, i int) {
 	for {
 		id, tooMany := k.server.Prepared.Oldest(preparedPerServer)
@@ -410,52 +513,49 @@ func (k *link) hearStatement(t byte) error {
 		}
 		return errUnasked
 	}
-	if st := k.answers.pop().statement; st != nil {
-		st.prior = nil
-	}
+	k.answers.pop()
 	return nil
 }
 
 // notAnswered takes back what was noted of a message that the server has skipped or refused.
 func (k *link) notAnswered(a answer) {
-	st, t := a.statement, k.session.statements
+	s := k.session
+	t := s.statements
+	if a.content == nil {
+		return
+	}
 	switch {
-	case st == nil:
-	case st.name == "":
+	case a.kind == closed: // it was skipped
+		if t.named[a.name] == nil {
+			s.set(a.name, a.content)
+		}
+		return
+	case a.taken:
+		return
+	case a.number != 0:
+		k.server.Prepared.Remove(a.number)
+	default:
 		k.server.Prepared.Unnamed = 0
-		if !a.ours {
-			st.id = 0
+	}
+	switch {
+	case a.ours:
+	case a.name == "":
+		if t.unnamed == a.content {
+			t.unnamed = nil
 		}
-	case a.kind == parsed && a.ours:
-		k.server.Prepared.Remove(st.id)
-	case a.kind == parsed && st.prior != nil && !st.prior.dead: // the name was taken
-		if t.named[st.name] == st {
-			t.remove(st)
-			t.add(st.prior)
-		}
-	case a.kind == parsed:
-		st.dead = true
-		if next := t.named[st.name]; next == nil || next == st || next.id != st.id {
-			k.server.Prepared.Remove(st.id)
-			t.remove(st)
-			k.failed = append(k.failed, st)
-		}
-	case a.kind == closed:
-		if a.had {
-			k.server.Prepared.Add(st.id)
-		}
-		if t.named[st.name] == nil {
-			t.add(st)
-		}
+	case t.named[a.name] == a.content:
+		s.unset(a.name)
+		k.failed = append(k.failed, a)
 	}
 }
 
 // forgetUnanswered is for all that is still open when the client leaves and its server connection goes on. Whether those
-// statements exist is not known any more, and nobody will ask for them: they are closed when they are the oldest.
+// statements exist there is not known any more: from now on they go by another name, and are closed by this one in time.
 func (k *link) forgetUnanswered() {
 	for _, a := range k.answers.pending() {
-		if st := a.statement; st != nil && st.name != "" {
-			k.server.Prepared.Add(st.id)
+		if a.kind == parsed && a.number != 0 {
+			k.server.Prepared.Add(a.number)
+			a.content.number.CompareAndSwap(a.number, k.w.srv.nextStatement())
 		}
 	}
 	k.server.Prepared.Unnamed = 0

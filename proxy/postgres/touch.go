@@ -20,8 +20,9 @@ const (
 	touchConfig                    // set_config, which is SET or SET LOCAL: see readParameters
 	touchNamed                     // a parameter of an application was set, which has to be asked for by name
 	touchUnnamed                   // that may be so, and the name is not plain to see
+	touchLocal                     // a parameter may have been set for the transaction
 
-	touchReasons = iota - 4 // for which a client keeps its server connection
+	touchReasons = iota - 5 // for which a client keeps its server connection
 )
 
 // touchLabels are the reasons in metrics, in the order of the bits.
@@ -51,6 +52,7 @@ func (k *link) suspicion() touch {
 		return 0
 	}
 	k.pin(k.pinned | k.words.found&touchLasting)
+	k.words.found &^= touchLocal
 	if k.words.found == 0 && !k.changed {
 		return 0
 	}
@@ -163,6 +165,9 @@ func (c *scanner) end() {
 
 // settle decides about SET and PREPARE by the word behind it.
 func (c *scanner) settle(next kind) {
+	if next == localWord && c.pending == setWord {
+		c.found |= touchLocal
+	}
 	if next != localWord {
 		switch c.pending {
 		case setWord:

@@ -1,0 +1,223 @@
+package postgres
+
+import (
+	"container/list"
+	"encoding/binary"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/weirproxy/weir/pgwire"
+)
+
+const (
+	// mostShared is how much text of prepared statements a resource's clients may share, in bytes; what nobody has prepared
+	// any more is forgotten first. Beyond, a client that prepares something new keeps its server connection.
+	mostShared = 64 << 20
+	// mostUnused is how much of that is kept although nobody has it prepared: functions come back with the same text.
+	mostUnused = 8 << 20
+	// mostRecent is how many texts each worker remembers, so that it need not lock to find them.
+	mostRecent = 1024
+)
+
+// content is what a Parse prepares, whatever the client calls it: a text, the types of its parameters, and the settings under
+// which it is understood. Clients that prepare the same share it, and on the servers it goes by one name.
+type content struct {
+	number atomic.Uint64 // of that name; another one once a server's idea of the statement is out of date
+	key    string        // of both of the following, in the texts; empty when not shared
+	plan   string        // the settings: see pool.Settings.Plan
+	text   string        // the body of Parse behind the name; empty when too long to keep
+	found  touch         // what executing it leaves in the session
+	common atomic.Bool   // was asked for more than once
+	query  bool          // it is a query or changes data: the server answers its Parse like any other's
+
+	refs int           // by sessions and workers; guarded by the lock of its texts
+	idle *list.Element // in the list of unused ones; guarded likewise
+}
+
+// sql is the text alone, nil when it was not kept.
+func (c *content) sql() []byte {
+	sql, _, ok := strings.Cut(c.text, "\x00")
+	if !ok {
+		return nil
+	}
+	return []byte(sql)
+}
+
+// newContent reads a text.
+func newContent(number uint64, plan, text string) *content {
+	c := &content{plan: plan, text: text}
+	c.number.Store(number)
+	sql := c.sql()
+	var words scanner
+	words.begin()
+	words.feed(sql)
+	words.end()
+	c.found, _ = words.found.settled(sql)
+	c.query = isQuery(sql)
+	return c
+}
+
+// worthKeeping reports whether c, prepared as the unnamed statement, is better prepared under a name that stays.
+func (c *content) worthKeeping() bool { return c.query && c.common.Load() }
+
+// isQuery reports whether a text begins with the word of a query, or of a change to data.
+func isQuery(sql []byte) bool {
+	first := wordAt(skipComments(sql))
+	for _, word := range []string{"select", "insert", "update", "delete", "with", "merge", "values", "table"} {
+		if equalWord(first, word) {
+			return true
+		}
+	}
+	return false
+}
+
+// texts are the contents that a resource's clients share. Safe for all goroutines.
+type texts struct {
+	mu     sync.Mutex
+	known  map[string]*content // by plan and text
+	unused list.List           // of *content, without references, the oldest first
+	bytes  int                 // of all
+	waste  int                 // of the unused ones
+}
+
+// size is what a content is taken to need, in bytes.
+func (c *content) size() int { return len(c.plan) + len(c.text) + 256 }
+
+// appendKey appends the key of a plan and a text.
+func appendKey(dst []byte, plan string, text []byte) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, uint32(len(plan)))
+	return append(append(dst, plan...), text...)
+}
+
+// take returns the content with that key, with a reference for the caller; number gives a new one its number. It returns nil
+// when there is too much text already.
+func (t *texts) take(key []byte, number func() uint64) *content {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if c := t.known[string(key)]; c != nil {
+		t.retainLocked(c)
+		c.common.Store(true)
+		return c
+	}
+	whole := string(key)
+	plan := 4 + int(binary.BigEndian.Uint32(key))
+	c := newContent(number(), whole[4:plan], whole[plan:])
+	c.key = whole
+	for t.bytes+c.size() > mostShared && t.unused.Len() > 0 {
+		t.forgetLocked()
+	}
+	if t.bytes+c.size() > mostShared {
+		return nil
+	}
+	if t.known == nil {
+		t.known = make(map[string]*content)
+	}
+	t.known[whole] = c
+	t.bytes += c.size()
+	c.refs = 1
+	return c
+}
+
+// retain adds a reference.
+func (t *texts) retain(c *content) {
+	if c.key == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.retainLocked(c)
+}
+
+func (t *texts) retainLocked(c *content) {
+	if c.refs++; c.idle != nil {
+		t.unused.Remove(c.idle)
+		t.waste -= c.size()
+		c.idle = nil
+	}
+}
+
+// release takes a reference back.
+func (t *texts) release(c *content) {
+	if c.key == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.releaseLocked(c)
+}
+
+func (t *texts) releaseLocked(c *content) {
+	if c.refs--; c.refs > 0 {
+		return
+	}
+	c.idle = t.unused.PushBack(c)
+	t.waste += c.size()
+	for t.waste > mostUnused {
+		t.forgetLocked()
+	}
+}
+
+// forgetLocked forgets what nobody has used for longest. Servers that have it prepared close it in time.
+func (t *texts) forgetLocked() {
+	c := t.unused.Remove(t.unused.Front()).(*content)
+	c.idle = nil
+	t.bytes -= c.size()
+	t.waste -= c.size()
+	delete(t.known, c.key)
+}
+
+// recent is what a worker remembers of the texts of all resources.
+type recent map[recentKey]*content
+
+type recentKey struct {
+	resource *resource
+	key      string
+}
+
+// contentOf is the content of a Parse with this text, the body behind the name, under the session's settings as they are
+// now. nil: there is too much text already.
+func (s *session) contentOf(text []byte) *content {
+	w := s.w
+	plan := s.profile.Settings.Plan()
+	w.key = appendKey(w.key[:0], plan, text)
+	if c := w.recent[recentKey{s.resource, string(w.key)}]; c != nil {
+		if !c.common.Load() {
+			c.common.Store(true)
+		}
+		return c
+	}
+	c := s.resource.texts.take(w.key, w.srv.nextStatement)
+	if c == nil {
+		return nil
+	}
+	if len(w.recent) >= mostRecent {
+		for k, old := range w.recent {
+			k.resource.texts.release(old)
+		}
+		clear(w.recent)
+	}
+	if w.recent == nil {
+		w.recent = make(recent)
+	}
+	w.recent[recentKey{s.resource, c.key}] = c
+	return c
+}
+
+// private is a content that is not shared: its text may mean something else to others.
+func (s *session) private(text string) *content {
+	return newContent(s.w.srv.nextStatement(), "", text)
+}
+
+// appendParse appends the Parse that prepares c as what it is called on servers, or as the unnamed statement.
+func (w *worker) appendParse(dst []byte, c *content, number uint64) []byte {
+	n := len(c.text) + 1
+	if number != 0 {
+		n += w.srv.nameLength(number)
+	}
+	dst = appendHeader(dst, pgwire.Parse, n)
+	if number != 0 {
+		dst = w.srv.appendName(dst, number)
+	}
+	return append(append(dst, 0), c.text...)
+}
