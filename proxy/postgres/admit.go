@@ -19,12 +19,16 @@ func (s *session) begin(chunk []byte) []byte {
 		s.violated("length", err.Error())
 		return nil
 	}
+	if s.overslept && chunk[0] != pgwire.Terminate {
+		s.fatal(oversleptError())
+		return nil
+	}
 	switch chunk[0] {
 	case pgwire.Terminate:
 		s.leave()
 		return nil
 	case pgwire.Sync: // nothing is going on: no server is needed to say so
-		s.write(pgwire.AppendReadyForQuery(nil, pgwire.Idle))
+		s.write(pgwire.AppendReadyForQuery(nil, s.block.status()))
 		s.skip = pgwire.HeaderSize + body
 		return chunk
 	case pgwire.Flush, pgwire.CopyData, pgwire.CopyDone, pgwire.CopyFail: // ignored outside COPY, as the server does
@@ -34,6 +38,21 @@ func (s *session) begin(chunk []byte) []byte {
 	default:
 		s.violated("type", fmt.Sprintf("invalid frontend message type %d", chunk[0]))
 		return nil
+	}
+	if chunk[0] == pgwire.Query {
+		if len(chunk) < pgwire.HeaderSize+body && body <= longestCommand { // it may begin or end a block
+			s.hold(chunk)
+			return nil
+		}
+		if s.runBlock(chunk, body) {
+			return chunk
+		}
+	}
+	if s.block.state == failed {
+		if !s.endsBlock(chunk, body) {
+			return s.refuse(chunk, errAborted)
+		}
+		s.block = block{}
 	}
 	ticket, err := s.resource.gate.Admit()
 	if err != nil {
@@ -150,8 +169,11 @@ func (s *session) refuse(chunk []byte, why error) []byte {
 	reply := pgwire.AppendError(nil, said(why))
 	body, _ := pgwire.Length(chunk)
 	s.skip = pgwire.HeaderSize + body
+	if s.block.state == begun {
+		s.block.state = failed
+	}
 	if chunk[0] == pgwire.Query || chunk[0] == pgwire.FunctionCall {
-		reply = pgwire.AppendReadyForQuery(reply, pgwire.Idle)
+		reply = pgwire.AppendReadyForQuery(reply, s.block.status())
 	} else {
 		s.untilSync = true
 	}
@@ -196,7 +218,7 @@ func (s *session) discard(chunk []byte) []byte {
 		s.leave()
 	case pgwire.Sync:
 		s.untilSync = false
-		s.write(pgwire.AppendReadyForQuery(nil, pgwire.Idle))
+		s.write(pgwire.AppendReadyForQuery(nil, s.block.status()))
 	}
 	return chunk
 }

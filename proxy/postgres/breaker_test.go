@@ -102,7 +102,7 @@ func TestAPoolHealsAfterARestart(t *testing.T) {
 			w := start(t, settings{upstream: pg.DSN(), servers: 3})
 			idle, inside, running, fresh := w.client(), w.client(), w.client(), w.client()
 			idle.Query("SELECT 1")
-			inside.Query("BEGIN")
+			inside.Query("BEGIN; SELECT 1")
 			inside.Query("SELECT 1")
 			running.Send(&pgproto3.Query{String: "SELECT pg_sleep(60)"})
 			awaitSleep(t, pg)
@@ -302,8 +302,8 @@ func TestErrorsOfClientsDoNotOpenTheBreaker(t *testing.T) {
 	}
 	one, two := w.client(), w.client()
 	w.eventually("both servers are free", func() bool { return w.servers("used") == 0 })
-	one.Query("BEGIN")
-	two.Query("BEGIN")
+	one.Query("BEGIN; SELECT 1")
+	two.Query("BEGIN; SELECT 1")
 	for range 3 {
 		if got := lastError(c.Query("SELECT 1")); got != "53300" {
 			t.Errorf("got %q", got)

@@ -110,6 +110,7 @@ func (s *session) cancel() {
 		case s.dead || k == nil: // just finished: nothing to cancel, and nobody else's query either
 		case k.server == nil:
 			s.cancelWaiting()
+		case k.answers.inquired(): // nothing of the client's is running
 		case !k.quiet():
 			k.server.CancelSoon(s.w.loop, func() { close(done) })
 			return

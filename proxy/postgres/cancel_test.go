@@ -60,7 +60,7 @@ func TestCancelOfARunningQuery(t *testing.T) {
 			c.Send(&pgproto3.Sync{})
 			c.UntilReady(1)
 
-			c.Query("BEGIN")
+			c.Query("BEGIN; SELECT 1")
 			c.Send(&pgproto3.Query{String: "SELECT pg_sleep(60)"})
 			awaitSleep(t, pg)
 			c.Cancel()
@@ -99,7 +99,7 @@ func TestCancelOfAWaitingQuery(t *testing.T) {
 	pgtest.NoLeaks(t)
 	w := start(t, settings{servers: 1})
 	holder := w.client()
-	holder.Query("BEGIN")
+	holder.Query("BEGIN; SELECT 1")
 	for name, sent := range map[string][]pgproto3.FrontendMessage{
 		"simple":   {&pgproto3.Query{String: "SELECT 1"}},
 		"extended": {&pgproto3.Parse{Query: "SELECT 1"}, &pgproto3.Bind{}, &pgproto3.Execute{}, &pgproto3.Sync{}},
@@ -125,7 +125,7 @@ func TestCancelOfAWaitingQuery(t *testing.T) {
 			if got := pgtest.Rows(c.Query("SELECT 2")); len(got) != 1 || got[0] != "2" {
 				t.Errorf("afterwards: %q", got)
 			}
-			holder.Query("BEGIN")
+			holder.Query("BEGIN; SELECT 1")
 		})
 	}
 }
@@ -137,7 +137,7 @@ func TestCancelThatFindsNothing(t *testing.T) {
 	c := pgtest.ConnectVersion(t, w.dsn(), v32)
 	c.Query("SELECT 1")
 	c.Cancel() // idle
-	c.Query("BEGIN")
+	c.Query("BEGIN; SELECT 1")
 	c.Cancel() // idle in a transaction
 	if got := lastError(c.Query("SELECT 1")); got != "" {
 		t.Errorf("the next statement of the transaction ended with %s", got)

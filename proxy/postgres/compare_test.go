@@ -279,8 +279,20 @@ func TestSimpleQueriesAreAnsweredAsByTheServer(t *testing.T) {
 		"begin with more":         {script: queries("BEGIN; SELECT 1", "COMMIT; SELECT 2")},
 		"commit of nothing":       {script: queries("COMMIT", "ROLLBACK", "BEGIN", "BEGIN", "COMMIT")},
 		"implicit block and then": {script: queries("SELECT 1; BEGIN; SELECT 2", "COMMIT AND CHAIN", "ROLLBACK")},
-		"savepoints":              {script: queries("BEGIN", "SAVEPOINT a", "SELECT 1/0", "ROLLBACK TO a", "SELECT 1", "COMMIT")},
-		"a syntax error":          {script: queries("SELEC 1", "SELECT FROM WHERE")},
+		"blocks of all kinds": {script: queries("BEGIN", "COMMIT", "begin work;", "END", "/* c */ Start -- it\nTransaction", "ABORT", "BEGIN TRANSACTION", "ROLLBACK WORK",
+			"BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY DEFERRABLE", "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only'), current_setting('transaction_deferrable')", "COMMIT",
+			"START TRANSACTION READ WRITE NOT DEFERRABLE ISOLATION LEVEL REPEATABLE READ", "SHOW transaction_isolation", "END TRANSACTION", "COMMIT")},
+		"blocks that are none":         {script: queries("BEGIN ISOLATION LEVEL NEVER", "BEGIN READ ONLY READ ONLY", "COMMIT", "BEGINN", "BEGIN;;", "BEGIN; ;COMMIT", "BEGIN,", "START", "START WORK", "ROLLBACK TO a", "COMMIT PREPARED 'x'", "BEGIN READ", "BEGIN ISOLATION LEVEL READ COMMITTED,", "ROLLBACK")},
+		"a block and syncs":            {script: []exchange{ready(1, query("BEGIN")), ready(2, synchronize, synchronize), ready(1, query("COMMIT")), ready(1, synchronize)}},
+		"a block in another":           {script: queries("BEGIN", "BEGIN", "SELECT 1", "COMMIT", "BEGIN", "BEGIN READ ONLY", "ROLLBACK")},
+		"a chain of blocks":            {script: queries("BEGIN", "COMMIT AND CHAIN", "SELECT 1", "ROLLBACK AND CHAIN", "COMMIT AND NO CHAIN")},
+		"a block that fails at once":   {script: queries("BEGIN", "SELECT 1/0", "COMMIT", "BEGIN", "SELEC", "SELECT 1", "ROLLBACK")},
+		"a block by other protocols":   {script: []exchange{ready(1, query("BEGIN")), ready(1, parse("", "SELECT 1"), bind("", ""), execute("", 0), synchronize), ready(1, parse("", "COMMIT"), bind("", ""), execute("", 0), synchronize)}},
+		"a block and a function call":  {script: []exchange{ready(1, query("BEGIN")), ready(2, &pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}}, query("COMMIT"))}},
+		"a block ends the unnamed one": {script: []exchange{ready(1, parse("", "SELECT 1"), synchronize), ready(1, query("BEGIN")), ready(1, bind("", ""), synchronize), ready(1, query("ROLLBACK"))}},
+		"a block byte by byte":         {script: []exchange{dripping(ready(3, query("BEGIN"), query("SELECT 1"), query("COMMIT"))), dripping(ready(2, query("BEGIN"), query("COMMIT")))}},
+		"savepoints":                   {script: queries("BEGIN", "SAVEPOINT a", "SELECT 1/0", "ROLLBACK TO a", "SELECT 1", "COMMIT")},
+		"a syntax error":               {script: queries("SELEC 1", "SELECT FROM WHERE")},
 		"an error with all fields": {
 			setup:  []string{"DROP TABLE IF EXISTS strict CASCADE", "CREATE TABLE strict (id int PRIMARY KEY, v text NOT NULL CHECK (v <> ''))"},
 			script: queries("INSERT INTO strict VALUES (1, '')", "INSERT INTO strict VALUES (1, NULL)", "INSERT INTO strict VALUES (1, 'a'), (1, 'b')"),
@@ -429,8 +441,26 @@ func TestExtendedQueriesAreAnsweredAsByTheServer(t *testing.T) {
 		"committing by a statement parsed before": {script: []exchange{
 			ready(1, parse("s", "ROLLBACK"), synchronize), ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")), ready(1, bind("", "s"), execute("", 0), synchronize),
 		}},
-		"deallocating all":                                   {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, query("DEALLOCATE ALL")), ready(1, bind("", "s"), synchronize), ready(1, parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}}, // Trap 26
-		"discarding all":                                     {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, query("DISCARD ALL")), ready(1, bind("", "s"), synchronize), ready(1, parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},    // Trap 26
+		"deallocating all": {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, query("DEALLOCATE ALL")), ready(1, bind("", "s"), synchronize), ready(1, parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}}, // Trap 26
+		"deallocating one": {script: []exchange{ // Trap 26
+			ready(1, parse("s", "SELECT 1"), parse("Quoted s", "SELECT 2"), parse("kept", "SELECT 3"), synchronize),
+			ready(1, query("DEALLOCATE s")), ready(1, bind("", "s"), synchronize), ready(1, query("DEALLOCATE s")),
+			ready(1, query(`/* c */ deallocate Prepare "Quoted s" ;`)), ready(1, bind("", "Quoted s"), synchronize),
+			ready(1, bind("", "kept"), execute("", 0), synchronize), ready(1, parse("s", "SELECT 4"), bind("", "s"), execute("", 0), synchronize),
+			ready(2, query("DEALLOCATE S"), query("DEALLOCATE kept")), ready(1, bind("", "kept"), synchronize),
+		}},
+		"deallocating one, extended": {script: []exchange{ // Trap 26
+			ready(1, parse("s", "SELECT 1"), parse("t", "SELECT 2"), synchronize),
+			ready(1, parse("", "DEALLOCATE s"), bind("", ""), describe('P', ""), execute("", 0), synchronize), ready(1, bind("", "s"), synchronize),
+			ready(1, parse("d", "DEALLOCATE t"), synchronize), ready(1, bind("", "d"), execute("", 0), synchronize), ready(1, bind("", "d"), execute("", 0), synchronize),
+			ready(1, bind("", "t"), synchronize), ready(1, parse("t", "SELECT 3"), bind("", "t"), execute("", 0), synchronize),
+			ready(1, parse("", "DEALLOCATE nothing"), bind("", ""), execute("", 0), synchronize),
+		}},
+		"deallocating one in a transaction": {script: []exchange{ // Trap 26
+			ready(1, parse("s", "SELECT 1"), parse("t", "SELECT 2"), synchronize), ready(1, query("BEGIN")), ready(1, query("DEALLOCATE s")), ready(1, bind("", "s"), synchronize),
+			ready(1, query("DEALLOCATE t")), ready(1, parse("", "DEALLOCATE t"), synchronize), ready(1, query("ROLLBACK")), ready(1, bind("", "s"), synchronize), ready(1, bind("", "t"), execute("", 0), synchronize),
+		}},
+		"discarding all":                                     {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, query("DISCARD ALL")), ready(1, bind("", "s"), synchronize), ready(1, parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}}, // Trap 26
 		"discarding all, extended":                           {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, parse("", "DISCARD ALL"), bind("", ""), execute("", 0), synchronize), ready(1, bind("", "s"), synchronize), ready(1, bind("", ""), synchronize)}},
 		"discarding all, then a batch":                       {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(2, query("DISCARD ALL"), parse("s", "SELECT 2"), bind("", "s"), execute("", 0), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
 		"parsing behind deallocate all":                      {script: []exchange{ready(2, query("DEALLOCATE ALL"), parse("", "SELECT 2"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize)}},

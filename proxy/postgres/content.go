@@ -23,13 +23,16 @@ const (
 // content is what a Parse prepares, whatever the client calls it: a text, the types of its parameters, and the settings under
 // which it is understood. Clients that prepare the same share it, and on the servers it goes by one name.
 type content struct {
-	number atomic.Uint64 // of that name; another one once a server's idea of the statement is out of date
-	key    string        // of both of the following, in the texts; empty when not shared
-	plan   string        // the settings: see pool.Settings.Plan
-	text   string        // the body of Parse behind the name; empty when too long to keep
-	found  touch         // what executing it leaves in the session
-	common atomic.Bool   // was asked for more than once
-	query  bool          // it is a query or changes data: the server answers its Parse like any other's
+	number      atomic.Uint64 // of that name; another one once a server's idea of the statement is out of date
+	key         string        // of both of the following, in the texts; empty when not shared
+	plan        string        // the settings: see pool.Settings.Plan
+	text        string        // the body of Parse behind the name; empty when too long to keep
+	found       touch         // what executing it leaves in the session
+	common      atomic.Bool   // was asked for more than once
+	deallocates bool          // it is DEALLOCATE of one statement
+	standIn     uint64        // the number of a statement that it deallocates instead of the client's
+	standsFor   string        // that one's name
+	query       bool          // it is a query or changes data: the server answers its Parse like any other's
 
 	refs int           // by sessions and workers; guarded by the lock of its texts
 	idle *list.Element // in the list of unused ones; guarded likewise
@@ -55,6 +58,7 @@ func newContent(number uint64, plan, text string) *content {
 	words.end()
 	c.found, _ = words.found.settled(sql)
 	c.query = isQuery(sql)
+	_, c.deallocates = deallocated(sql)
 	return c
 }
 

@@ -5,10 +5,13 @@
 //	login.go       who is it? authentication, what the server reports, the way to an event loop
 //	session.go     a client that is logged in: idle, waiting, or linked to a server connection
 //	admit.go       may its transaction start? the gate, the queue, and what the client is told if not
+//	block.go       transaction blocks that no server knows of yet
 //	link.go        a client and a server connection, for one transaction
 //	upstream.go    what the client sends, on its way to the server
 //	downstream.go  what the server answers, on its way to the client
 //	statements.go  prepared statements, on whichever server connection comes next
+//	content.go     what they prepare, shared by all who prepare the same
+//	deallocate.go  SQL's DEALLOCATE of such a statement
 //	touch.go       could a statement leave something behind in the session?
 //	parameters.go  which run-time parameters does it set?
 //	inquiry.go     what did it leave? The server knows

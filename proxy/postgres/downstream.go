@@ -162,7 +162,7 @@ func (k *link) hearReady(body []byte) error {
 		k.status = body[0]
 		return nil
 	}
-	if !k.answers.pop().ours || k.settingsFailed != nil {
+	if a := k.answers.pop(); !a.ours || a.kind == began || k.settingsFailed != nil {
 		k.status = body[0]
 	}
 	if k.settingsFailed != nil {
@@ -241,6 +241,7 @@ func (k *link) hearCopyIn() {
 
 // Tags of commands after which no prepared statement is left.
 var (
+	tagDeallocate    = []byte("DEALLOCATE\x00")
 	tagDiscardAll    = []byte("DISCARD ALL\x00")
 	tagDeallocateAll = []byte("DEALLOCATE ALL\x00")
 )
@@ -250,6 +251,9 @@ func (k *link) hearCommand(tag []byte) {
 		return
 	}
 	switch {
+	case bytes.Equal(tag, tagDeallocate):
+		k.session.unset(k.deallocating)
+		k.deallocating = ""
 	case bytes.Equal(tag, tagDeallocateAll):
 		k.allDeallocated()
 	case bytes.Equal(tag, tagDiscardAll):

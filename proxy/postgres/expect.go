@@ -16,6 +16,7 @@ type answerKind uint8
 const (
 	queried answerKind = iota // a Query or FunctionCall: ends with ReadyForQuery
 	asked                     // a Query of ours about the session: see inquiry
+	began                     // the BEGIN of a block that the client has begun before: see block
 	synced                    // a Sync: one ReadyForQuery
 	parsed                    // a Parse: ParseComplete
 	closed                    // a Close: CloseComplete
@@ -59,6 +60,9 @@ func (q *answers) count(a *answer, n int) {
 }
 
 func (q *answers) empty() bool { return q.head == len(q.list) }
+
+// last is the answer that comes last; the queue is not empty.
+func (q *answers) last() *answer { return &q.list[len(q.list)-1] }
 
 // first is the answer that comes next; the queue is not empty.
 func (q *answers) first() *answer { return &q.list[q.head] }

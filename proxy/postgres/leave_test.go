@@ -73,7 +73,7 @@ func TestAClientThatLeavesWhileWaitingLeavesTheQueue(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := start(t, settings{servers: 1, queue: limiter.Queue{Wait: time.Minute}})
 			holder := w.client()
-			holder.Query("BEGIN")
+			holder.Query("BEGIN; SELECT 1")
 			var waiting []*pgtest.Client
 			for range 3 {
 				c := w.client()
@@ -212,7 +212,7 @@ func TestAClientThatLeavesWithinAMessageCostsTheServer(t *testing.T) {
 			t.Run(name+"/"+way, func(t *testing.T) {
 				w := start(t, settings{servers: 1})
 				c := w.client()
-				c.Query("BEGIN")
+				c.Query("BEGIN; SELECT 1")
 				c.SendBytes(wire)
 				leave(c)
 				next := w.client()
@@ -269,7 +269,7 @@ func TestASlowReaderStopsOnlyItsServer(t *testing.T) {
 	pgtest.NoLeaks(t)
 	w := start(t, settings{servers: 2, loops: 1})
 	slow, other := w.client(), w.client()
-	other.Query("BEGIN") // keeps a server connection of its own
+	other.Query("BEGIN; SELECT 1") // keeps a server connection of its own
 	pid := backend(t, slow)
 	before := heap()
 	slow.Send(query("SELECT * FROM endless")) // two gigabytes
@@ -285,7 +285,7 @@ func TestASlowReaderStopsOnlyItsServer(t *testing.T) {
 	other.Query("COMMIT")
 	w.eventually("both server connections are free", func() bool { return w.servers("idle") == 2 })
 	next, second := w.client(), w.client()
-	next.Query("BEGIN")
+	next.Query("BEGIN; SELECT 1")
 	pids := []string{backend(t, next), backend(t, second)}
 	if pids[0] != pid && pids[1] != pid {
 		t.Errorf("server process %s is replaced: %v", pid, pids)
@@ -361,13 +361,12 @@ func TestBothDirectionsMayBlockWithoutADeadlock(t *testing.T) {
 // A client that is told to go, and does not read, is not waited for.
 func TestLastWordsToADeafClientAreNotWaitedFor(t *testing.T) {
 	pgtest.Shared(t)
-	w := start(t, settings{servers: 1, timeouts: postgres.Timeouts{IdleInTransaction: 50 * time.Millisecond}})
+	w := start(t, settings{servers: 1, timeouts: postgres.Timeouts{ClientIdle: 50 * time.Millisecond}})
 	c := w.client()
-	c.Query("BEGIN")
 	w.eventually("it is gone", func() bool { return w.Stats().Clients["idle"]+w.Stats().Clients["active"] == 0 })
 	got := c.UntilClosed()
-	if len(got) != 1 || got[0].Field('C') != "25P03" {
-		t.Errorf("received %v, want 25P03", got)
+	if len(got) != 1 || got[0].Field('C') != "57P05" {
+		t.Errorf("received %v, want 57P05", got)
 	}
 	if _, err := c.Conn().Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 		t.Errorf("then %v", err)

@@ -145,7 +145,7 @@ func TestAServerThatIsStoppedInATransactionTellsItsClient(t *testing.T) {
 	pgtest.NoLeaks(t)
 	w := start(t, settings{servers: 1})
 	c := w.client()
-	c.Query("BEGIN")
+	c.Query("BEGIN; SELECT 1")
 	pid := backend(t, c)
 	direct.Query("SELECT pg_terminate_backend(" + pid + ")")
 	got := c.UntilClosed()
@@ -202,7 +202,7 @@ func TestHalfAMessageOfAnIdleServerReachesNobody(t *testing.T) {
 			}
 			close(rest)
 			w.eventually("both are idle", func() bool { return w.servers("idle") == 2 })
-			next.Query("BEGIN")
+			next.Query("BEGIN; SELECT 1")
 			if got := pgtest.Types(w.client().Query("SELECT 1")); got != "TDCZ" {
 				t.Errorf("the one after reads %s", got)
 			}

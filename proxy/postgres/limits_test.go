@@ -279,7 +279,7 @@ func TestQueueFull(t *testing.T) {
 	pgtest.NoLeaks(t)
 	w := start(t, settings{servers: 1, queue: limiter.Queue{Length: 2}})
 	holder := w.client()
-	holder.Query("BEGIN")
+	holder.Query("BEGIN; SELECT 1")
 	var waiters []*pgtest.Client
 	for i := range 2 {
 		c := w.client()
@@ -319,7 +319,7 @@ func TestQueueTimeout(t *testing.T) {
 	const wait = 150 * time.Millisecond
 	w := start(t, settings{servers: 1, queue: limiter.Queue{Wait: wait}})
 	holder := w.client()
-	holder.Query("BEGIN")
+	holder.Query("BEGIN; SELECT 1")
 	c := w.client()
 	for name, ask := range map[string]func() []pgtest.Message{
 		"simple": func() []pgtest.Message { return c.Query("SELECT 1") },
@@ -373,7 +373,7 @@ func TestAWaitingClientThatLeavesLeavesTheQueue(t *testing.T) {
 			pgtest.NoLeaks(t)
 			w := start(t, settings{servers: 1, queue: limiter.Queue{Length: 1}, tls: certificate(t, "prefer")})
 			holder := w.client()
-			holder.Query("BEGIN")
+			holder.Query("BEGIN; SELECT 1")
 			for how, leave := range map[string]func(*pgtest.Client){"FIN": (*pgtest.Client).Close, "RST": (*pgtest.Client).Abort} {
 				c := w.client(params)
 				c.Send(&pgproto3.Query{String: "SELECT 1"})
@@ -422,7 +422,7 @@ func TestRate(t *testing.T) {
 	refused(c.UntilReady(1), "EZ")
 
 	bucket <- struct{}{} // one token is one transaction, however long
-	c.Query("BEGIN")
+	c.Query("BEGIN; SELECT 1")
 	for range 3 {
 		if got := pgtest.Rows(c.Query("SELECT 1")); len(got) != 1 {
 			t.Errorf("refused in the middle of a transaction: %v", got)
@@ -498,7 +498,7 @@ func TestALoginThatWaitsForAConnection(t *testing.T) {
 	pgtest.NoLeaks(t)
 	w := start(t, settings{servers: 1, limits: postgres.Limits{LoginTimeout: 300 * time.Millisecond}})
 	holder := w.client()
-	holder.Query("BEGIN")
+	holder.Query("BEGIN; SELECT 1")
 	c := pgtest.Dial(t, w.addr)
 	c.SendBytes(packet(v30, "geqo\x00off\x00"+hello))
 	explained(t, c.Receive(), "FATAL", proxy.QueueTimeout, "resources.orders.connections")
@@ -522,12 +522,12 @@ func TestAFunctionThatIsFrozenWithinATransaction(t *testing.T) {
 	pgtest.NoLeaks(t)
 	w := start(t, settings{servers: 1, timeouts: postgres.Timeouts{IdleInTransaction: 100 * time.Millisecond}})
 	frozen, other := w.client(), w.client()
-	frozen.Query("BEGIN")
+	frozen.Query("BEGIN; SELECT 1")
 	frozen.Query("LOCK TABLE weir_frozen")
 	if got := lastError(other.Query("INSERT INTO weir_frozen VALUES (1)")); got != "" {
 		t.Errorf("the next one got %s", got)
 	}
-	w.eventually("its socket is closed", func() bool { return w.Stats().Clients["idle"] == 1 })
+	w.eventually("the server connection is free", func() bool { return w.servers("idle") == 1 })
 	frozen.Send(&pgproto3.Query{String: "INSERT INTO weir_frozen VALUES (2)"})
 	messages := frozen.UntilClosed()
 	if len(messages) != 1 || messages[0].Field('S') != "FATAL" || messages[0].Field('C') != "25P03" {

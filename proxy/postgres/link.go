@@ -45,18 +45,19 @@ type link struct {
 	dismissed  bool    // the server has been told to go
 
 	// Towards the client.
-	answers    answers
-	carry      []byte   // the start of a message of the server
-	downSkip   int      // bytes of the current message that are still to be passed on
-	downDrop   bool     // or dropped
-	status     byte     // transaction status
-	copyIn     bool     // the server waits for COPY data
-	copyParsed bool     // that COPY belongs to the extended protocol
-	fatal      bool     // the server said that it ends the connection
-	failure    string   // what the server failed with, for the breaker
-	used       []use    // prepared statements that were used since the connection was quiet
-	failed     []answer // statements that could not be parsed; what was sent behind them may still name them
-	doubtful   bool     // what the server will answer is not certain: it stays with this client, and goes with it
+	answers      answers
+	carry        []byte   // the start of a message of the server
+	downSkip     int      // bytes of the current message that are still to be passed on
+	downDrop     bool     // or dropped
+	status       byte     // transaction status
+	copyIn       bool     // the server waits for COPY data
+	copyParsed   bool     // that COPY belongs to the extended protocol
+	fatal        bool     // the server said that it ends the connection
+	failure      string   // what the server failed with, for the breaker
+	used         []use    // prepared statements that were used since the connection was quiet
+	failed       []answer // statements that could not be parsed; what was sent behind them may still name them
+	deallocating string   // the client's statement that DEALLOCATE is going to end
+	doubtful     bool     // what the server will answer is not certain: it stays with this client, and goes with it
 
 	held           bool          // the client's messages wait for an answer of the server: see mayGoOn
 	settingsFailed *pgwire.Error // the session's settings were refused
@@ -113,6 +114,7 @@ func (k *link) start(server *pool.Server) {
 		k.w.srv.log.Error("watch a server connection", "error", err)
 	}
 	k.applySettings()
+	k.beginBlock()
 }
 
 // applySettings gives the server connection the settings of this session. Their Query goes ahead of the client's first
@@ -348,13 +350,22 @@ func (k *link) timeIdleInTransaction() {
 
 type idledInTransaction session
 
+// Run frees the server connection. The client is told when it goes on: it may be frozen, and what it is sent now it would
+// find only behind the reset of its own next write.
 func (t *idledInTransaction) Run() {
 	s := (*session)(t)
 	if k := s.link; k != nil && k.quiet() {
-		s.fatal(&pgwire.Error{
-			Code: "25P03", Message: "terminating connection due to idle-in-transaction timeout",
-			Detail: "The transaction was rolled back.",
-		})
+		k.abandon()
+		s.overslept = true
+		s.rest()
+	}
+}
+
+// oversleptError is what a client is told that was idle in a transaction for too long.
+func oversleptError() *pgwire.Error {
+	return &pgwire.Error{
+		Code: "25P03", Message: "terminating connection due to idle-in-transaction timeout",
+		Detail: "The transaction was rolled back.",
 	}
 }
 

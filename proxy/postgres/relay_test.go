@@ -145,7 +145,7 @@ func TestARefusedBatchIsDroppedUpToItsSync(t *testing.T) {
 	pgtest.Shared(t)
 	w := start(t, settings{servers: 1, queue: limiter.Queue{Wait: 1, Length: 1}})
 	holder := w.client()
-	holder.Query("BEGIN")
+	holder.Query("BEGIN; SELECT 1")
 	c := w.client()
 	refused := func(messages []pgtest.Message, types string) {
 		t.Helper()

@@ -54,6 +54,8 @@ type session struct {
 
 	skip      int // bytes of a refused message that are still to be dropped
 	untilSync bool
+	overslept bool // its transaction was rolled back, which it has yet to be told
+	block     block
 	dead      bool // closed, or about to be
 	farewell  bool // nothing more is sent
 	forgotten bool // no longer counted

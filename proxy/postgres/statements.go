@@ -83,18 +83,32 @@ func (k *link) nameOf(number uint64) (name string, ok bool) {
 	}
 	if t := k.session.statements; t != nil {
 		for name, c := range t.named {
-			if c.number.Load() == number {
+			if name, ok := c.called(number, name); ok {
 				return name, true
 			}
 		}
-		if t.unnamed != nil && t.unnamed.number.Load() == number {
-			return "", true
+		if t.unnamed != nil {
+			if name, ok := t.unnamed.called(number, ""); ok {
+				return name, true
+			}
 		}
 	}
 	for _, a := range k.failed {
 		if a.content.number.Load() == number {
 			return a.name, true
 		}
+	}
+	return "", false
+}
+
+// called is the client's name for what a server calls by that number, if it is c, which the client calls name, or what c
+// deallocates.
+func (c *content) called(number uint64, name string) (string, bool) {
+	switch number {
+	case c.number.Load():
+		return name, true
+	case c.standIn:
+		return c.standsFor, number != 0
 	}
 	return "", false
 }
@@ -204,6 +218,8 @@ func (k *link) uncertain(t byte, name []byte, c *content) bool {
 		return false
 	case k.words.forget && k.answers.has(queried): // DISCARD or DEALLOCATE is on its way
 		return true
+	case t == pgwire.Parse && c != nil && c.standIn != 0 && !k.answers.empty() && !k.unsynced: // whether a transaction has failed is to be known
+		return true
 	case c != nil && t == pgwire.Parse && k.answers.parsing(c, ""), c != nil && t != pgwire.Close && k.answers.parsing(c, string(name)):
 		return true
 	case len(name) == 0:
@@ -261,6 +277,9 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, c *co
 	if c.found&touchNamed != 0 {
 		_, names := c.found.settled(c.sql())
 		k.name(names)
+	}
+	if r.chunk[i] == pgwire.Bind {
+		k.executeDeallocate(r, i, c)
 	}
 	if number := k.prepare(r, i, name, c); number != 0 {
 		k.used = append(k.used, use{c, number})
@@ -332,7 +351,7 @@ func (k *link) toParse(text []byte, whole bool) *content {
 		return s.private(string(text))
 	}
 	if c := s.contentOf(text); c != nil {
-		return c
+		return k.standInFor(c)
 	}
 	k.words.found |= touchLarge
 	return s.private(string(text))
@@ -343,6 +362,9 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 	s, prepared := k.session, &k.server.Prepared
 	if c == nil {
 		return k.parseLong(r, i, used, body, name)
+	}
+	if c.standIn != 0 {
+		return k.parseStandIn(r, i, body, name, c)
 	}
 	if s.statements.find([]byte(name)) != nil && name != "" {
 		return k.parseTaken(r, i, used, body, name, c)
@@ -379,6 +401,20 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 		return pgwire.HeaderSize + body
 	}
 	return used
+}
+
+// parseStandIn deals with a Parse of DEALLOCATE.
+func (k *link) parseStandIn(r *rewriting, i, body int, name string, c *content) int {
+	s := k.session
+	if name == "" {
+		s.statements.unnamed = c
+	} else {
+		s.set(name, c)
+	}
+	r.cut(i, i+pgwire.HeaderSize+body)
+	k.prepare(r, i+pgwire.HeaderSize+body, []byte(name), c)
+	k.answers.last().ours = false
+	return pgwire.HeaderSize + body
 }
 
 // unname has a Parse at i be of the unnamed statement.

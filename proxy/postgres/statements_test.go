@@ -113,7 +113,7 @@ func TestAResultTypeThatChangedIsNoticedOnce(t *testing.T) {
 	var holders []*pgtest.Client
 	for range 3 { // on all connections
 		h := w.client()
-		h.Query("BEGIN")
+		h.Query("BEGIN; SELECT 1")
 		for range 2 {
 			ask(h, parse("", text), bind("", ""), execute("", 0))
 		}
@@ -134,7 +134,7 @@ func TestAResultTypeThatChangedIsNoticedOnce(t *testing.T) {
 			t.Errorf("the answer is %q", got)
 		}
 		for _, h := range holders {
-			h.Query("BEGIN")
+			h.Query("BEGIN; SELECT 1")
 			if got := ask(h, parse("", text), bind("", ""), execute("", 0)); got == "0A000" {
 				failed++
 			}

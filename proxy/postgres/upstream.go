@@ -217,6 +217,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 		if !k.certain(r, i) {
 			return 0, waitForAnswer
 		}
+		if used, v, is := k.deallocate(r, i, body); is {
+			return used, v
+		}
 		k.query(m[0], body)
 	case pgwire.Sync:
 		k.sync()
