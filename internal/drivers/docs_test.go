@@ -18,14 +18,7 @@ type limit struct {
 	why                   string // for docs/drivers.md
 }
 
-var limits = []limit{
-	{
-		"psycopg 3", "DEALLOCATE of one", "transaction",
-		"Of more than `prepared_max` (100) statements that it has prepared, the driver gives up the oldest by the SQL `DEALLOCATE _pg3_0`. " +
-			"In transaction mode the server knows a client's prepared statements by other names, so that it answers SQLSTATE 26000, and " +
-			"the query that came with it fails. A `prepared_max` that is never reached, or `prepare_threshold=None`, avoids it.",
-	},
-}
+var limits []limit
 
 // limitOf is the number of the limit that a cell has, if any.
 func limitOf(driver, feature, mode string) (int, bool) {
@@ -120,14 +113,15 @@ const advice = `
 - **JDBC** sends its time zone and ` + "`extra_float_digits`" + ` as startup parameters, and then two SETs, which follow it from one server connection
   to the next. With ` + "`assumeMinServerVersion=9.0`" + ` in the URL both are startup parameters, too, and cost nothing.
 - **psycopg2** runs ` + "`SET datestyle TO 'ISO'`" + ` when the server reports another style, and nothing otherwise.
-- **psycopg 3** sends startup parameters only. It prepares what it runs for the sixth time, by the protocol; what it has
-  prepared it gives up by SQL, see (1).
+- **psycopg 3** sends startup parameters only. It prepares what it runs for the sixth time by the protocol, and gives it up
+  by SQL: ` + "`DEALLOCATE`" + ` of the oldest of more than a hundred, and ` + "`DEALLOCATE ALL`" + ` after a rollback.
 - **SQLAlchemy** asks each new connection for the type of hstore, and the first one also for the server's version, schema and
   isolation level, and rolls back.
 - **Django** sets the time zone by ` + "`set_config`" + ` when the server reports another one, and it follows it from one server connection to
   the next. With ` + "`-c timezone=…`" + ` in the options it is a startup parameter, and costs nothing.
+- **TypeORM** asks for the server's version, schema and extensions, and creates "uuid-ossp" when an entity has a generated UUID.
 - **postgres.js** asks ` + "`pg_catalog.pg_type`" + ` for array types before the first query (` + "`fetch_types`" + `).
-- **node-postgres**, **pgx**, **lib/pq** and **psql** send startup parameters only.
+- **node-postgres**, **pgx**, **GORM**, **lib/pq** and **psql** send startup parameters only.
 `
 
 // serverVersion is the major version that the driver's PostgreSQL has on this machine.

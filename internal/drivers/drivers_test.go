@@ -34,7 +34,7 @@ var modes = []struct {
 	skip    []string
 }{
 	{"transaction", "disable", nil},
-	{"session", "require", []string{changeHands, changeHands + ", assumeMinServerVersion=9.0", changeHands + ", DEALLOCATE ALL", changeHands + ", options=-c timezone"}},
+	{"session", "require", []string{changeHands, changeHands + ", assumeMinServerVersion=9.0", changeHands + ", DEALLOCATE", changeHands + ", options=-c timezone"}},
 }
 
 // A server is where a program shall connect to: a PostgreSQL, or weir.
@@ -81,8 +81,10 @@ var drivers = []driver{
 	{name: "pgx with protocol 3.2", postgresql: pgserver.CachedVersion, run: inGo("pgx", "github.com/jackc/pgx/v5", pgxFeatures("max_protocol_version=3.2"))},
 	{name: "lib/pq", run: inGo("lib/pq", "github.com/lib/pq", pqFeatures())},
 	{name: "lib/pq with protocol 3.2", postgresql: pgserver.CachedVersion, run: inGo("lib/pq", "github.com/lib/pq", pqFeatures("max_protocol_version=3.2"))},
+	{name: "GORM", run: external("go", "run", "-C", "gorm", ".")},
 	{name: "node-postgres", missing: nodeModules("pg"), run: external("node", "node/pg.js")},
 	{name: "postgres.js", missing: nodeModules("postgres"), run: external("node", "node/postgres.js")},
+	{name: "TypeORM", missing: nodeModules("typeorm"), run: external("node", "node/typeorm.js")},
 	{name: "psycopg2", missing: pythonModule("psycopg2"), run: inPython("psycopg2_program.py")},
 	{name: "psycopg 3", missing: pythonModule("psycopg"), run: inPython("psycopg_program.py")},
 	{name: "SQLAlchemy", missing: pythonModule("sqlalchemy, psycopg2"), run: inPython("sqlalchemy_program.py")},
@@ -271,7 +273,10 @@ func transcribe(t *testing.T, d driver, srv server, skip []string) *transcript {
 // startPostgreSQL starts a server with a database for each driver and run, or returns nil where there is none.
 func startPostgreSQL(t *testing.T, version int) *pgserver.Server {
 	t.Helper()
-	pg, err := pgserver.Start(pgserver.Config{Version: version, Users: []pgserver.User{pgserver.App}})
+	pg, err := pgserver.Start(pgserver.Config{
+		Version: version, Users: []pgserver.User{pgserver.App},
+		MaxConnections: 40 * len(drivers), // weir keeps those of a driver that has ended
+	})
 	if errors.Is(err, pgserver.ErrUnavailable) {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 )
 
 const (
@@ -19,6 +20,7 @@ func external(name string, args ...string) func(context.Context, server, []strin
 	return func(ctx context.Context, srv server, skip []string) ([]byte, error) {
 		cmd := exec.CommandContext(ctx, name, append(args[:len(args):len(args)], skip...)...)
 		cmd.Env = append(os.Environ(), srv.env()...)
+		cmd.WaitDelay = time.Second // a program that go run has started may outlive it and keep the pipes
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		out, err := cmd.Output()

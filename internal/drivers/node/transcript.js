@@ -1,4 +1,4 @@
-// What both Node programs share: the transcript that they print.
+// What the Node programs share: the transcript that they print.
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 
@@ -76,8 +76,8 @@ export const sleepers = "select count(*)::int as n from pg_stat_activity where d
 // waitFor calls until it gives want.
 export async function waitFor(want, call) {
   const deadline = Date.now() + 10_000
-  while ((await call()) !== want) {
-    if (Date.now() > deadline) throw new Error(`still not ${want}`)
+  for (let got; (got = await call()) !== want; ) {
+    if (Date.now() > deadline) throw new Error(`still ${got}, not ${want}`)
     await new Promise((resolve) => setTimeout(resolve, 5))
   }
 }

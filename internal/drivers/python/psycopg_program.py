@@ -542,17 +542,23 @@ def session_state():
     other.close()
 
 
-def turns(rolls_back):
+def turns(deallocates):
     """Two clients share one server connection. Both name their statements _pg3_0, _pg3_1, …, and give them different texts."""
     clients = [open_connection(dbname=os.environ["PGDATABASE_ONE"]) for _ in range(2)]
     for round in range(20):
         for i, conn in enumerate(clients):
             run(conn, "own", f"select 'client {i}', %s::int", (round,))
             run(conn, "of the same text", "select %s::text", (f"{i} {round}",))
-            if rolls_back and (round + i) % 8 == 7:
+            if deallocates and (round + i) % 8 == 7:
                 conn.rollback()  # the driver runs DEALLOCATE ALL
             else:
                 conn.commit()
+    for round in range(3 if deallocates else 0):
+        for i, conn in enumerate(clients):
+            conn.prepared_max = 1
+            for n in range(3):
+                run(conn, "one at most", f"select 'client {i}', {n}, %s::int", (round,), prepare=True)
+            conn.commit()
     for conn in clients:
         conn.close()
 
@@ -576,6 +582,6 @@ features({
     "cancel": cancel,
     "asynchronous connections": asynchronous,
     "session state": session_state,
-    "server connections change hands": lambda: turns(rolls_back=False),
-    "server connections change hands, DEALLOCATE ALL": lambda: turns(rolls_back=True),
+    "server connections change hands": lambda: turns(deallocates=False),
+    "server connections change hands, DEALLOCATE": lambda: turns(deallocates=True),
 })
