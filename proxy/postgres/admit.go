@@ -39,14 +39,12 @@ func (s *session) begin(chunk []byte) []byte {
 		s.violated("type", fmt.Sprintf("invalid frontend message type %d", chunk[0]))
 		return nil
 	}
-	if chunk[0] == pgwire.Query {
-		if len(chunk) < pgwire.HeaderSize+body && body <= longestCommand { // it may begin or end a block
-			s.hold(chunk)
-			return nil
-		}
-		if s.runBlock(chunk, body) {
-			return chunk
-		}
+	if chunk[0] == pgwire.Query && len(chunk) < pgwire.HeaderSize+body && body <= longestCommand { // it may begin or end a block
+		s.hold(chunk)
+		return nil
+	}
+	if s.runBlock(chunk, body) {
+		return chunk
 	}
 	if s.block.state == failed {
 		if !s.endsBlock(chunk, body) {

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bytes"
+	"encoding/binary"
 
 	"github.com/weirproxy/weir/pgwire"
 )
@@ -150,17 +151,32 @@ func skipWords(sql []byte, phrase string) (rest []byte, ok bool) {
 	return sql, true
 }
 
-// runBlock answers a Query that begins or ends a transaction block that no server needs to know of, and reports whether it was one.
+// runBlock answers what begins or ends a transaction block that no server needs to know of, a Query or a whole batch, and
+// reports whether the message at the front of chunk was that.
 func (s *session) runBlock(chunk []byte, body int) bool {
 	if s.resource.mode != Transaction || len(chunk) < pgwire.HeaderSize+body {
 		return false
 	}
-	c, b := readCommand(bytes.TrimSuffix(chunk[pgwire.HeaderSize:pgwire.HeaderSize+body], []byte{0}))
+	var sql, before []byte // before is what is answered before the completion of the command
+	used := pgwire.HeaderSize + body
+	switch chunk[0] {
+	case pgwire.Query:
+		sql = bytes.TrimSuffix(chunk[pgwire.HeaderSize:used], []byte{0})
+	case pgwire.Parse:
+		batch, ok := readBatch(chunk)
+		if !ok {
+			return false
+		}
+		sql, before, used = batch.sql, batch.answer, len(chunk)
+	default:
+		return false
+	}
+	c, b := readCommand(sql)
 	switch {
 	case c == otherCommand:
 		return false
 	case c == beginCommand || c == startCommand:
-		if s.block.state != noBlock || len(chunk) > pgwire.HeaderSize+body { // what follows needs a server at once
+		if s.block.state != noBlock || len(chunk) > used { // what follows needs a server at once
 			return false
 		}
 	case s.block.state == noBlock:
@@ -169,17 +185,86 @@ func (s *session) runBlock(chunk []byte, body int) bool {
 		c = rollbackCommand
 	}
 	s.block = b
-	if s.statements != nil {
-		s.statements.unnamed = nil // a Query ends it
+	if s.statements == nil {
+		s.statements = new(statements)
 	}
-	out := s.w.out[:0]
+	s.statements.unnamed = nil // a Query ends it
+	if chunk[0] == pgwire.Parse {
+		s.statements.unnamed = s.contentOf(chunk[pgwire.HeaderSize+1 : pgwire.HeaderSize+body])
+	}
+	out := append(s.w.out[:0], before...)
 	out = append(appendHeader(out, pgwire.CommandComplete, len(tags[c])+1), tags[c]...)
 	out = pgwire.AppendReadyForQuery(append(out, 0), s.block.status())
 	s.write(out)
 	s.w.out = out[:0]
-	s.skip = pgwire.HeaderSize + body
+	s.skip = used
 	s.rest()
 	return true
+}
+
+// batch is one of the extended protocol that does no more than execute one statement without parameters.
+type batch struct {
+	sql    []byte
+	answer []byte // what the server answers before the completion of the command
+}
+
+// Answers to such batches.
+var (
+	answerUndescribed = []byte{pgwire.ParseComplete, 0, 0, 0, 4, pgwire.BindComplete, 0, 0, 0, 4}
+	answerDescribed   = append(answerUndescribed[:len(answerUndescribed):len(answerUndescribed)], pgwire.NoData, 0, 0, 0, 4)
+)
+
+// readBatch reads a chunk that is nothing but Parse, Bind, Describe or not, Execute and Sync, of the unnamed statement and portal.
+func readBatch(chunk []byte) (b batch, ok bool) {
+	b.answer = answerUndescribed
+	for _, t := range []byte{pgwire.Parse, pgwire.Bind, pgwire.Describe, pgwire.Execute, pgwire.Sync} {
+		if len(chunk) < pgwire.HeaderSize || chunk[0] != t {
+			if t == pgwire.Describe {
+				continue
+			}
+			return b, false
+		}
+		n, err := pgwire.Length(chunk)
+		if err != nil || len(chunk) < pgwire.HeaderSize+n {
+			return b, false
+		}
+		body := chunk[pgwire.HeaderSize : pgwire.HeaderSize+n]
+		chunk = chunk[pgwire.HeaderSize+n:]
+		switch t {
+		case pgwire.Parse:
+			if len(body) < 4 || body[0] != 0 {
+				return b, false
+			}
+			var types []byte
+			b.sql, types, ok = pgwire.CString(body[1:])
+			ok = ok && bytes.Equal(types, []byte{0, 0})
+		case pgwire.Bind:
+			ok = bindsNothing(body)
+		case pgwire.Describe:
+			ok = bytes.Equal(body, []byte{'P', 0})
+			b.answer = answerDescribed
+		case pgwire.Execute:
+			ok = len(body) == 5 && body[0] == 0
+		}
+		if !ok {
+			return b, false
+		}
+	}
+	return b, len(chunk) == 0
+}
+
+// bindsNothing reports whether the body of a Bind is of the unnamed portal and statement, and has no parameters.
+func bindsNothing(body []byte) bool {
+	if len(body) < 8 || body[0] != 0 || body[1] != 0 {
+		return false
+	}
+	formats := int(binary.BigEndian.Uint16(body[2:]))
+	if len(body) < 4+2*formats+4 {
+		return false
+	}
+	rest := body[4+2*formats:]
+	results := int(binary.BigEndian.Uint16(rest[2:]))
+	return formats <= 1 && rest[0] == 0 && rest[1] == 0 && len(rest) == 4+2*results
 }
 
 // errAborted is what a server says in a failed transaction block.

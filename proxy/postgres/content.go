@@ -30,8 +30,6 @@ type content struct {
 	found       touch         // what executing it leaves in the session
 	common      atomic.Bool   // was asked for more than once
 	deallocates bool          // it is DEALLOCATE of one statement
-	standIn     uint64        // the number of a statement that it deallocates instead of the client's
-	standsFor   string        // that one's name
 	query       bool          // it is a query or changes data: the server answers its Parse like any other's
 
 	refs int           // by sessions and workers; guarded by the lock of its texts

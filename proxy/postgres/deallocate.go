@@ -43,14 +43,14 @@ func statementName(b []byte) (name string, rest []byte, ok bool) {
 func (k *link) deallocate(r *rewriting, i, body int) (used int, v verdict, is bool) {
 	t := k.session.statements
 	m := r.chunk[i:]
-	if m[0] != pgwire.Query || t == nil || len(t.named) == 0 || len(m) < pgwire.HeaderSize+body || k.doubtful || k.session.resource.mode == Session {
+	if m[0] != pgwire.Query || t == nil || len(t.named) == 0 && k.answers.closes == 0 || len(m) < pgwire.HeaderSize+body || k.doubtful || k.session.resource.mode == Session {
 		return 0, passOn, false
 	}
 	name, ok := deallocated(bytes.TrimSuffix(m[pgwire.HeaderSize:pgwire.HeaderSize+body], []byte{0}))
-	if !ok || t.named[name] == nil {
+	if !ok || t.named[name] == nil && k.answers.closes == 0 {
 		return 0, passOn, false
 	}
-	if !k.answers.empty() { // whether a transaction has failed is to be known
+	if !k.answers.empty() { // whether it is still there, and whether a transaction has failed, is to be known
 		return 0, waitForAnswer, true
 	}
 	if k.status == pgwire.InFailed {
@@ -58,48 +58,59 @@ func (k *link) deallocate(r *rewriting, i, body int) (used int, v verdict, is bo
 	}
 	number := k.w.srv.nextStatement()
 	r.cut(i, i+pgwire.HeaderSize+body)
-	r.out = k.appendStandIn(r.out, number)
-	k.answers.push(answer{kind: parsed, ours: true})
+	k.standIn(r, i+pgwire.HeaderSize+body, number)
+	k.drop(name)
 	const sql = "DEALLOCATE "
 	r.out = append(appendHeader(r.out, pgwire.Query, len(sql)+k.w.srv.nameLength(number)+1), sql...)
 	r.out = append(k.w.srv.appendName(r.out, number), 0)
 	k.query(pgwire.Query, 0)
 	k.forgetUnnamed()
-	k.deallocating = name
 	return pgwire.HeaderSize + body, passOn, true
 }
 
-// appendStandIn appends the Parse of a statement that is there to be deallocated.
-func (k *link) appendStandIn(dst []byte, number uint64) []byte {
-	return k.w.appendParse(dst, &standIn, number)
-}
-
-var standIn = content{text: "SELECT\x00\x00\x00"}
-
-// standInFor is the content to prepare where the client parses DEALLOCATE of a statement of its own: see deallocate.
-func (k *link) standInFor(c *content) *content {
-	t := k.session.statements
-	if !c.deallocates {
-		return c
-	}
-	name, _ := deallocated(c.sql())
-	if t.named[name] == nil || k.status == pgwire.InFailed {
-		return c
-	}
-	number := k.w.srv.nextStatement()
-	text := append(k.w.srv.appendName([]byte("DEALLOCATE "), number), 0, 0, 0)
-	private := k.session.private(string(text))
-	private.standIn, private.standsFor = number, name
-	return private
-}
-
-// executeDeallocate has what is to be deallocated there, ahead of the Bind of a DEALLOCATE.
-func (k *link) executeDeallocate(r *rewriting, i int, c *content) {
-	if c.standIn == 0 || k.session.statements.named[c.standsFor] == nil { // or it is gone by now: the server says so
-		return
-	}
+// standIn prepares a statement that is there to be deallocated in the place of the client's.
+func (k *link) standIn(r *rewriting, i int, number uint64) {
 	r.cut(i, i)
-	r.out = k.appendStandIn(r.out, c.standIn)
+	r.out = k.w.appendParse(r.out, &content{text: "SELECT\x00\x00\x00"}, number)
 	k.answers.push(answer{kind: parsed, ours: true})
-	k.deallocating = c.standsFor
+}
+
+// drop notes that the client's statement is gone from now on, unless the server does not come to do it.
+func (k *link) drop(name string) {
+	k.answers.push(answer{kind: dropped, name: name, content: k.session.statements.named[name]})
+	k.session.unset(name)
+}
+
+// hearDeallocated takes note that DEALLOCATE is done.
+func (k *link) hearDeallocated() {
+	if !k.answers.empty() && k.answers.first().kind == dropped {
+		k.answers.pop()
+	}
+}
+
+// notDeallocated takes back what was noted of a DEALLOCATE that was never executed, as the server has got past it.
+func (k *link) notDeallocated() {
+	for !k.answers.empty() && k.answers.first().kind == dropped {
+		k.notAnswered(k.answers.pop())
+	}
+}
+
+// deallocates reports whether c is DEALLOCATE of a statement that the client has prepared by the protocol, and which. Behind a
+// ROLLBACK of a failed transaction in the same batch it is taken for none, and fails.
+func (k *link) deallocates(c *content) (name string, ok bool) {
+	if !c.deallocates || k.status == pgwire.InFailed {
+		return "", false
+	}
+	name, _ = deallocated(c.sql())
+	return name, k.session.statements.named[name] != nil
+}
+
+// instead prepares what a Bind at i is to bind instead of DEALLOCATE of the client's statement name, and returns its number.
+func (k *link) instead(r *rewriting, i int, name string) uint64 {
+	number := k.w.srv.nextStatement()
+	k.standIn(r, i, number)
+	c := k.session.private(string(k.w.srv.appendName([]byte("DEALLOCATE "), number)) + "\x00\x00\x00")
+	bound := k.prepareNamed(r, i, c)
+	k.drop(name)
+	return bound
 }

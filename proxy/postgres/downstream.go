@@ -115,6 +115,7 @@ func (k *link) skipTo(kind answerKind) {
 		return
 	}
 	k.answers.dropCopyEnds(true)
+	k.notDeallocated()
 	if k.doubtful && k.answers.has(kind) {
 		for k.answers.first().kind != kind {
 			k.answers.pop()
@@ -155,6 +156,7 @@ func (k *link) hearReady(body []byte) error {
 	}
 	k.copyIn, k.copyParsed = false, false
 	k.answers.dropCopyEnds(true)
+	k.notDeallocated()
 	if k.answers.empty() || !k.answers.first().ends() {
 		if !k.doubtful {
 			return errUnasked
@@ -252,8 +254,7 @@ func (k *link) hearCommand(tag []byte) {
 	}
 	switch {
 	case bytes.Equal(tag, tagDeallocate):
-		k.session.unset(k.deallocating)
-		k.deallocating = ""
+		k.hearDeallocated()
 	case bytes.Equal(tag, tagDeallocateAll):
 		k.allDeallocated()
 	case bytes.Equal(tag, tagDiscardAll):

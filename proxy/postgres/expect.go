@@ -20,6 +20,7 @@ const (
 	synced                    // a Sync: one ReadyForQuery
 	parsed                    // a Parse: ParseComplete
 	closed                    // a Close: CloseComplete
+	dropped                   // the completion of DEALLOCATE, if it comes to that
 	copyEnd                   // no answer: the end of COPY data, sent before the server has asked for any
 )
 
@@ -30,12 +31,12 @@ func (a answer) ends() bool { return a.kind <= synced }
 type answers struct {
 	list   []answer
 	head   int
-	closes int // how many are the client's Closes of statements it had
-	parses int // how many make a name known to the server
+	closes int // how many end statements of the client's
+	parses int // how many are Parses of statements that were kept
 }
 
-// closing reports whether a is the client's Close of a statement it had.
-func (a *answer) closing() bool { return a.kind == closed && a.content != nil }
+// closing reports whether a ends a statement of the client's.
+func (a *answer) closing() bool { return (a.kind == closed || a.kind == dropped) && a.content != nil }
 
 func (q *answers) push(a answer) {
 	switch {
@@ -54,7 +55,7 @@ func (q *answers) count(a *answer, n int) {
 	if a.closing() {
 		q.closes += n
 	}
-	if a.number != 0 {
+	if a.kind == parsed && a.content != nil {
 		q.parses += n
 	}
 }
@@ -122,9 +123,8 @@ func (q *answers) ahead(name []byte) bool {
 	return false
 }
 
-// parsing reports whether the server has yet to hear of c in an earlier batch, so that it may skip it. own is the client's
-// name whose Parse does not count.
-func (q *answers) parsing(c *content, own string) bool {
+// parsing reports whether a Parse of c in an earlier batch has yet to be answered, so that it may be skipped.
+func (q *answers) parsing(c *content) bool {
 	if q.parses == 0 {
 		return false
 	}
@@ -133,8 +133,8 @@ func (q *answers) parsing(c *content, own string) bool {
 		switch a := &q.list[i]; {
 		case a.kind == synced:
 			behindSync = true
-		case a.number != 0 && a.content == c:
-			return behindSync && (a.ours || a.name == "" || a.name != own)
+		case a.kind == parsed && a.content == c:
+			return behindSync
 		}
 	}
 	return false

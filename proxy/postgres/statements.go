@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/weirproxy/weir/pgwire"
 )
@@ -77,18 +78,18 @@ func (s *session) unsetAll() {
 // being answered, or its Parse has failed.
 func (k *link) nameOf(number uint64) (name string, ok bool) {
 	for _, a := range k.answers.pending() {
-		if a.content != nil && a.content.number.Load() == number {
+		if a.content != nil && !a.ours && a.content.number.Load() == number {
 			return a.name, true
+		}
+	}
+	for _, u := range slices.Backward(k.used) {
+		if u.number == number {
+			return u.name, true
 		}
 	}
 	if t := k.session.statements; t != nil {
 		for name, c := range t.named {
-			if name, ok := c.called(number, name); ok {
-				return name, true
-			}
-		}
-		if t.unnamed != nil {
-			if name, ok := t.unnamed.called(number, ""); ok {
+			if c.number.Load() == number {
 				return name, true
 			}
 		}
@@ -97,18 +98,6 @@ func (k *link) nameOf(number uint64) (name string, ok bool) {
 		if a.content.number.Load() == number {
 			return a.name, true
 		}
-	}
-	return "", false
-}
-
-// called is the client's name for what a server calls by that number, if it is c, which the client calls name, or what c
-// deallocates.
-func (c *content) called(number uint64, name string) (string, bool) {
-	switch number {
-	case c.number.Load():
-		return name, true
-	case c.standIn:
-		return c.standsFor, number != 0
 	}
 	return "", false
 }
@@ -218,16 +207,14 @@ func (k *link) uncertain(t byte, name []byte, c *content) bool {
 		return false
 	case k.words.forget && k.answers.has(queried): // DISCARD or DEALLOCATE is on its way
 		return true
-	case t == pgwire.Parse && c != nil && c.standIn != 0 && !k.answers.empty() && !k.unsynced: // whether a transaction has failed is to be known
+	case t == pgwire.Bind && c != nil && c.deallocates && k.answers.owed() > 0: // and whether a transaction has failed
 		return true
-	case c != nil && t == pgwire.Parse && k.answers.parsing(c, ""), c != nil && t != pgwire.Close && k.answers.parsing(c, string(name)):
-		return true
-	case len(name) == 0:
-		return t != pgwire.Parse && k.answers.ahead(name)
-	case k.answers.closes > 0:
-		return k.answers.ahead(name)
+	case k.answers.parses+k.answers.closes == 0:
+		return false
+	case len(name) == 0 && t == pgwire.Parse: // whatever there was, it is replaced
+		return false
 	}
-	return t == pgwire.Parse && k.session.statements.find(name) != nil && k.answers.ahead(name)
+	return k.answers.ahead(name) || c != nil && t != pgwire.Close && k.answers.parsing(c)
 }
 
 // nameIn finds the statement's name in the body of a message of type t, and how many bytes of the body come before it.
@@ -279,10 +266,13 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, c *co
 		k.name(names)
 	}
 	if r.chunk[i] == pgwire.Bind {
-		k.executeDeallocate(r, i, c)
+		if dropped, ok := k.deallocates(c); ok {
+			k.rename(r, i, used, before, body, len(name), k.instead(r, i, dropped))
+			return
+		}
 	}
 	if number := k.prepare(r, i, name, c); number != 0 {
-		k.used = append(k.used, use{c, number})
+		k.used = append(k.used, use{c, number, string(name)})
 		k.rename(r, i, used, before, body, len(name), number)
 	}
 }
@@ -291,6 +281,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, c *co
 type use struct {
 	content *content
 	number  uint64
+	name    string // the client's
 }
 
 // outdated has what the batch has used prepared anew by all who use it next, under another name: a result is of another type
@@ -330,13 +321,22 @@ func (k *link) prepare(r *rewriting, i int, name []byte, c *content) (number uin
 		return number
 	case len(name) == 0 && !c.worthKeeping():
 		prepared.Unnamed = number
-		number = 0
 	default:
-		prepared.Add(number)
+		return k.prepareNamed(r, i, c)
 	}
 	r.cut(i, i)
+	r.out = k.w.appendParse(r.out, c, 0)
+	k.answers.push(answer{kind: parsed, ours: true, content: c})
+	return 0
+}
+
+// prepareNamed prepares c, which the server does not know, under its number.
+func (k *link) prepareNamed(r *rewriting, i int, c *content) (number uint64) {
+	number = c.number.Load()
+	k.server.Prepared.Add(number)
+	r.cut(i, i)
 	r.out = k.w.appendParse(r.out, c, number)
-	k.answers.push(answer{kind: parsed, ours: true, name: string(name), content: c, number: number})
+	k.answers.push(answer{kind: parsed, ours: true, content: c, number: number})
 	return number
 }
 
@@ -351,7 +351,7 @@ func (k *link) toParse(text []byte, whole bool) *content {
 		return s.private(string(text))
 	}
 	if c := s.contentOf(text); c != nil {
-		return k.standInFor(c)
+		return c
 	}
 	k.words.found |= touchLarge
 	return s.private(string(text))
@@ -363,15 +363,15 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 	if c == nil {
 		return k.parseLong(r, i, used, body, name)
 	}
-	if c.standIn != 0 {
-		return k.parseStandIn(r, i, body, name, c)
-	}
 	if s.statements.find([]byte(name)) != nil && name != "" {
 		return k.parseTaken(r, i, used, body, name, c)
 	}
 	number := c.number.Load()
 	known := prepared.Use(number)
 	switch {
+	case name == "" && k.answers.parsing(c): // whether the server knows it is not certain
+		prepared.Unnamed = number
+		known, number = false, 0
 	case known && c.query: // it answers as if it did it again
 		r.cut(i, i+pgwire.HeaderSize+body)
 		r.out = append(r.out, pgwire.Parse, 0, 0, 0, 14, 0, 'S', 'E', 'L', 'E', 'C', 'T', 0, 0, 0)
@@ -401,20 +401,6 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 		return pgwire.HeaderSize + body
 	}
 	return used
-}
-
-// parseStandIn deals with a Parse of DEALLOCATE.
-func (k *link) parseStandIn(r *rewriting, i, body int, name string, c *content) int {
-	s := k.session
-	if name == "" {
-		s.statements.unnamed = c
-	} else {
-		s.set(name, c)
-	}
-	r.cut(i, i+pgwire.HeaderSize+body)
-	k.prepare(r, i+pgwire.HeaderSize+body, []byte(name), c)
-	k.answers.last().ours = false
-	return pgwire.HeaderSize + body
 }
 
 // unname has a Parse at i be of the unnamed statement.
@@ -500,7 +486,6 @@ func (k *link) closeStatement(r *rewriting, i int, name string, c *content) {
 	a := answer{kind: closed, name: name, content: c}
 	if name == "" {
 		k.forgetUnnamed()
-		a.content = nil
 	} else {
 		body, _ := pgwire.Length(r.chunk[i:])
 		r.cut(i, i+pgwire.HeaderSize+body)
@@ -561,7 +546,12 @@ func (k *link) notAnswered(a answer) {
 		return
 	}
 	switch {
-	case a.kind == closed: // it was skipped
+	case a.kind == closed && a.name == "": // it was skipped
+		if t.unnamed == nil {
+			t.unnamed = a.content
+		}
+		return
+	case a.closing():
 		if t.named[a.name] == nil {
 			s.set(a.name, a.content)
 		}

@@ -1,0 +1,123 @@
+package postgres_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/weirproxy/weir/internal/pgtest"
+)
+
+// Any pipeline whatsoever is answered as by the server, while others prepare the same statements under the same names on the
+// same server connections (traps 15 to 26). WEIR_TEST_SEED repeats a run.
+func TestRandomPipelinesAreAnsweredAsByTheServer(t *testing.T) {
+	const scripts, exchanges = 150, 12
+	pg := pgtest.Shared(t)
+	seed := rand.Uint64()
+	if s := os.Getenv("WEIR_TEST_SEED"); s != "" {
+		seed, _ = strconv.ParseUint(s, 10, 64)
+	}
+	t.Logf("seed %d", seed)
+	w := start(t, settings{servers: 2})
+	for i := range scripts {
+		random := rand.New(rand.NewPCG(seed, uint64(i)))
+		s := scenario{script: randomScript(random, exchanges)}
+		direct, c, stranger := pgtest.Connect(t, pg.DSN()), w.client(), w.client()
+		want := s.run(direct, func([]pgtest.Message) {})
+		noise := randomScript(random, exchanges)
+		at := 0
+		got := s.run(c, func([]pgtest.Message) {
+			scenario{script: noise[at : at+1]}.run(stranger, func([]pgtest.Message) {})
+			stranger.Query("ROLLBACK")
+			at++
+		})
+		for j := range want {
+			withoutNames(want[j])
+			withoutNames(got[j])
+			pgtest.Compare(t, want[j], got[j])
+			if t.Failed() {
+				t.Fatalf("script %d of seed %d, in exchange %d: %s", i, seed, j, sentIn(s.script[:j+1]))
+			}
+		}
+		for _, client := range []*pgtest.Client{direct, c, stranger} {
+			client.Close()
+		}
+	}
+}
+
+var statementNames = regexp.MustCompile(`prepared statement ".*?"`)
+
+// withoutNames leaves out which of several names that a statement has an error calls it by.
+func withoutNames(messages []pgtest.Message) {
+	for i, m := range messages {
+		if m.Type == 'E' {
+			messages[i].Body = statementNames.ReplaceAll(m.Body, []byte("prepared statement"))
+		}
+	}
+}
+
+// randomScript is exchanges of several batches each, in one write.
+func randomScript(random *rand.Rand, exchanges int) (script []exchange) {
+	names := []string{"", "a", "b", "a"}
+	texts := []string{
+		"SELECT 1", "SELECT 'x', 2", "SELECT $1::text", "SELECT 1", "SELEC", "SELECT 1/0", "BEGIN", "COMMIT", "ROLLBACK",
+		"SET LOCAL work_mem = '5MB'", "SHOW application_name",
+	}
+	queries := append(texts, "DEALLOCATE b", "BEGIN; SELECT 1", "SELECT 2; SELECT 3", "", "DEALLOCATE ALL", "DEALLOCATE a", "SET application_name = 'random'", "RESET ALL")
+	pick := func(list []string) string { return list[random.IntN(len(list))] }
+	for range exchanges {
+		var messages []frontend
+		readies := 0
+		for range 1 + random.IntN(3) {
+			if random.IntN(4) == 0 {
+				messages = append(messages, query(pick(queries)))
+				readies++
+				continue
+			}
+			parsed := false // the unnamed one, in this batch: where a Parse of it was skipped, weir has none, and a server still the old one
+			name := func() string {
+				if n := pick(names); n != "" || parsed {
+					return n
+				}
+				return "a"
+			}
+			for range random.IntN(5) {
+				switch random.IntN(8) {
+				case 0, 1, 2:
+					n := pick(names)
+					parsed = parsed || n == ""
+					messages = append(messages, parse(n, pick(texts)))
+				case 3, 4:
+					b := &pgproto3.Bind{PreparedStatement: name()}
+					if random.IntN(4) == 0 {
+						b.Parameters = [][]byte{[]byte("p")}
+					}
+					messages = append(messages, b, execute("", 0))
+				case 5:
+					messages = append(messages, describe('S', name()))
+				case 6:
+					messages = append(messages, closing('S', pick(names)))
+				case 7:
+					messages = append(messages, describe('P', ""))
+				}
+			}
+			messages = append(messages, synchronize)
+			readies++
+		}
+		script = append(script, ready(readies, messages...))
+	}
+	return script
+}
+
+// sentIn names the messages of exchanges, to repeat them by hand.
+func sentIn(script []exchange) (all string) {
+	for i, e := range script {
+		all += fmt.Sprintf("\n%d: %q", i, e.wire)
+	}
+	return all
+}
