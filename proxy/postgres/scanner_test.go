@@ -96,3 +96,26 @@ func BenchmarkReadingSQL(b *testing.B) {
 		}
 	}
 }
+
+// What the scanner looks for and the list of it are the same.
+func TestKeywordsAreThoseThatMeanSomething(t *testing.T) {
+	for _, word := range keywords {
+		if !meansSomething(word) {
+			t.Errorf("%q means nothing", word)
+		}
+	}
+}
+
+func meansSomething(word string) bool {
+	for _, pending := range []kind{otherWord, setWord} {
+		for _, last := range []kind{otherWord, beforeTemp, withWord} {
+			var c scanner
+			c.begin()
+			c.pending, c.before = pending, last
+			if was := c; c.meaning(word) != otherWord || c != was {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -192,7 +192,7 @@ func (c *scanner) endWord() {
 	n := c.n
 	c.n = 0
 	was := kind(otherWord)
-	if n <= maxWord {
+	if n <= maxWord && wordLengths[c.word[0]]&(1<<n) != 0 {
 		was = c.meaning(string(c.word[:n]))
 	}
 	if c.pending != otherWord {
@@ -203,6 +203,23 @@ func (c *scanner) endWord() {
 	}
 	c.before, c.last, c.newline = was, 0, false
 }
+
+// keywords are the words that meaning knows.
+var keywords = []string{
+	"set", "reset", "default", "load", "discard", "deallocate", "unlisten", "drop", "close", "pg_advisory_unlock",
+	"pg_advisory_unlock_shared", "pg_advisory_unlock_all", "set_config", "prepare", "listen", "temp", "temporary",
+	"pg_temp", "hold", "pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock",
+	"pg_try_advisory_lock_shared", "create", "global", "into", "replace", "local", "transaction", "constraints", "with",
+	"begin", "then", "else", "loop", "as", "execute",
+}
+
+// wordLengths has, for the first letter of a word, a bit for each length that a keyword with it has. Most words end here.
+var wordLengths = func() (t [256]uint32) {
+	for _, w := range keywords {
+		t[w[0]] |= 1 << len(w)
+	}
+	return t
+}()
 
 // meaning says what a word is, and notes what it leaves behind.
 func (c *scanner) meaning(word string) kind {
