@@ -68,6 +68,7 @@ type Stream struct {
 	conn    Conn
 	fiber   *Fiber
 	timer   Timer
+	gone    func() // see OnGone
 	waiting bool
 	expired bool // the deadline has passed
 }
@@ -97,7 +98,21 @@ func (s *Stream) GiveTo(c *Conn, secure *Secure, h Handler) {
 // Ready is called when a wait may be over.
 func (s *Stream) Ready(_ *Loop, e Events) {
 	s.conn.Note(e)
+	s.tellGone()
 	s.wake()
+}
+
+// OnGone has f called, on the loop, when the peer has closed its side, be it now; nil: no longer. While the fiber is in
+// [Fiber.Await] it would not notice otherwise.
+func (s *Stream) OnGone(f func()) {
+	s.gone = f
+	s.tellGone()
+}
+
+func (s *Stream) tellGone() {
+	if s.gone != nil && s.conn.Gone() {
+		s.gone()
+	}
 }
 
 // Run is called when the deadline has passed.

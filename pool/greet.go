@@ -199,7 +199,7 @@ func (p *Pool) defaultProfile(ctx context.Context) (*Profile, error) {
 	if standard := p.standard.Load(); standard != nil {
 		return standard, nil
 	}
-	s, err := p.borrow(ctx)
+	s, err := p.borrow(ctx, unlimited)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ func (p *Pool) defaultProfile(ctx context.Context) (*Profile, error) {
 
 // ask logs in with the settings, once, on a connection of its own within the budget.
 func (p *Pool) ask(ctx context.Context, settings []Setting) (*Greeting, error) {
-	if err := p.reserve(ctx); err != nil {
+	if err := p.reserve(ctx, unlimited); err != nil {
 		return nil, err
 	}
 	defer p.budget.unreserve()
@@ -240,8 +240,9 @@ func (p *Pool) dialPatiently(ctx context.Context, settings []Setting) (*Dialed, 
 	}
 }
 
-// reserve takes a place in the budget, counted as a dial: a free one, or that of a connection that is retired for it.
-func (p *Pool) reserve(ctx context.Context) error {
+// reserve takes a place in the budget, counted as a dial: a free one, or that of a connection that is retired for it. In the
+// queue for that most may wait.
+func (p *Pool) reserve(ctx context.Context, most int) error {
 	b := p.budget
 	b.mu.Lock()
 	free := b.counts.Open() < b.cfg.Connections && p.waiting.len == 0 && !b.closed
@@ -252,7 +253,7 @@ func (p *Pool) reserve(ctx context.Context) error {
 	if free {
 		return nil
 	}
-	s, err := p.borrow(ctx)
+	s, err := p.borrow(ctx, most)
 	if err != nil {
 		return err
 	}
@@ -284,12 +285,15 @@ func (p *Pool) welcome(d *Dialed) {
 	}
 }
 
-// borrow waits for a server in an ordinary goroutine.
-func (p *Pool) borrow(ctx context.Context) (*Server, error) {
+// unlimited is how many may wait where that is bounded elsewhere.
+const unlimited = int(^uint(0) >> 1)
+
+// borrow waits for a server in an ordinary goroutine, in a queue where most may wait.
+func (p *Pool) borrow(ctx context.Context, most int) (*Server, error) {
 	done := make(chan struct{})
 	w := &Waiter{Loop: p.budget.loops.Next()}
 	w.Task = eventloop.TaskFunc(func() { close(done) })
-	s, err := p.Acquire(w, int(^uint(0)>>1))
+	s, err := p.Acquire(w, most)
 	if s != nil || err != nil {
 		return s, err
 	}

@@ -67,6 +67,7 @@ type Config struct {
 	Users          []User   // the first one owns Database (App, Legacy, Plain, Open)
 	Settings       []string // further lines of postgresql.conf, say "wal_level = logical"
 	HBA            []string // lines of pg_hba.conf that come before ours
+	Primary        string   // connection string: be a standby, copied from there, with the users and databases there are (no)
 }
 
 func (c Config) withDefaults() Config {
@@ -133,7 +134,11 @@ func (s *Server) create() error {
 	if err := s.makeDir(); err != nil {
 		return err
 	}
-	if err := s.initdb(); err != nil {
+	fill, complete := s.initdb, s.createUsers
+	if s.cfg.Primary != "" {
+		fill, complete = s.copyPrimary, func() error { return nil }
+	}
+	if err := fill(); err != nil {
 		return err
 	}
 	if err := s.configure(); err != nil {
@@ -142,7 +147,7 @@ func (s *Server) create() error {
 	if err := s.startOnFreePort(); err != nil {
 		return err
 	}
-	return s.createUsers()
+	return complete()
 }
 
 // makeDir makes the server's directory in /tmp, not in TMPDIR: a unix socket's path has room for about a hundred bytes,
@@ -183,6 +188,16 @@ func (s *Server) initdb() error {
 		"--encoding", "UTF8", "--locale", "C", "--auth", Trust, "--no-sync")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	return nil
+}
+
+// copyPrimary makes a standby's data directory, which says where its primary is.
+func (s *Server) copyPrimary() error {
+	cmd := s.command(s.Program("pg_basebackup"), "--pgdata", s.data(), "--dbname", s.cfg.Primary, "--checkpoint", "fast",
+		"--write-recovery-conf", "--no-sync")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("pg_basebackup: %w: %s", err, out)
 	}
 	return nil
 }
@@ -453,6 +468,9 @@ func (s *Server) DSNFor(u User) string {
 	}
 	return dsn.String()
 }
+
+// Program is the path of a program that came with the server, say pg_basebackup.
+func (s *Server) Program(name string) string { return filepath.Join(s.bin, name) }
 
 // PID is the postmaster's process id; it changes with each restart.
 func (s *Server) PID() int { return s.pid }

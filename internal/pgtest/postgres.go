@@ -40,8 +40,8 @@ func Start(tb testing.TB, cfg Config) *Postgres {
 	return pg
 }
 
-// Shared returns the server that all tests of this process share. It accepts TLS and 200 connections; it must not be
-// stopped or reconfigured. It ends with the process, whichever way that ends.
+// Shared returns the server that all tests of this process share. It accepts TLS and 200 connections, and decodes its log for
+// those who may replicate; it must not be stopped or reconfigured. It ends with the process, whichever way that ends.
 func Shared(tb testing.TB) *Postgres {
 	tb.Helper()
 	return share(tb, startShared)
@@ -68,7 +68,7 @@ var (
 // sharedServer starts its server when first asked. Nobody closes it: it knows when this process ends.
 func sharedServer(version int) func() (*Postgres, error) {
 	return sync.OnceValues(func() (*Postgres, error) {
-		return pgserver.Start(Config{Version: version, TLS: true, MaxConnections: 200})
+		return pgserver.Start(Config{Version: version, TLS: true, MaxConnections: 200, Settings: []string{"wal_level = logical"}})
 	})
 }
 

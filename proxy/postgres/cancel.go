@@ -107,6 +107,9 @@ func (s *session) cancel() {
 	s.w.loop.Post(eventloop.TaskFunc(func() {
 		k := s.link
 		switch {
+		case s.walsender != nil && !s.walsender.idle():
+			s.walsender.server.CancelSoon(s.w.loop, func() { close(done) })
+			return
 		case s.dead || k == nil: // just finished: nothing to cancel, and nobody else's query either
 		case k.server == nil:
 			s.cancelWaiting()

@@ -15,6 +15,7 @@
 //	touch.go       could a statement leave something behind in the session?
 //	parameters.go  which run-time parameters does it set?
 //	inquiry.go     what did it leave? The server knows
+//	replication.go the other kind of session: a client and a walsender, for as long as it lasts
 //	cancel.go      the keys of cancel requests
 //	stats.go       what is counted
 //

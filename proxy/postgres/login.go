@@ -70,16 +70,27 @@ func (l *login) admit(st *startup) error {
 	}
 	r := l.srv.resources[st.database]
 	if r == nil {
-		return &pgwire.Error{Code: "3D000", Message: "database \"" + st.database + "\" does not exist"}
+		return &pgwire.Error{Code: "3D000", Message: "database \"" + st.database + "\" does not exist", Hint: st.databaseHint()}
 	}
 	if err := r.gate.Reachable(); err != nil {
 		return err
+	}
+	if st.walsender {
+		return l.replicate(st, r, out)
 	}
 	profile, err := l.askServer(r, st)
 	if err != nil {
 		return r.greetError(err, time.Since(l.began))
 	}
-	return l.handOver(st, r, profile, out)
+	return l.handOver(st, &session{w: l.worker(), resource: r, startup: profile, profile: profile}, out)
+}
+
+// worker is where the session will be: here, unless this is the porch.
+func (l *login) worker() *worker {
+	if w := l.srv.workerOn(l.fiber.Loop()); w != nil {
+		return w
+	}
+	return l.srv.nextWorker()
 }
 
 // askServer finds out what the client is to be told. That is known, except for the first who ask for the same.
@@ -159,13 +170,8 @@ func (l *login) message(limit int) ([]byte, error) {
 	return l.next(pgwire.HeaderSize + body)[pgwire.HeaderSize:], nil
 }
 
-// handOver makes a session of the login.
-func (l *login) handOver(st *startup, r *resource, profile *pool.Profile, out []byte) error {
-	w := l.srv.workerOn(l.fiber.Loop())
-	if w == nil {
-		w = l.srv.nextWorker()
-	}
-	s := &session{w: w, resource: r, startup: profile, profile: profile}
+// handOver makes the login the session s.
+func (l *login) handOver(st *startup, s *session, out []byte) error {
 	length := shortSecret
 	if st.version >= version32 {
 		length = longSecret
@@ -176,7 +182,7 @@ func (l *login) handOver(st *startup, r *resource, profile *pool.Profile, out []
 		return l.srv.tooManyClients()
 	}
 	l.srv.sessions.add(s, length)
-	for name, value := range profile.Greeting.Parameters {
+	for name, value := range s.startup.Greeting.Parameters {
 		out = pgwire.AppendParameterStatus(out, name, value)
 	}
 	out = pgwire.AppendBackendKeyData(out, s.key.pid, s.key.bytes())
@@ -191,14 +197,14 @@ func (l *login) handOver(st *startup, r *resource, profile *pool.Profile, out []
 	if secure != nil {
 		secure.Detach(l.tls, nil)
 	}
-	if w.loop == l.fiber.Loop() {
+	if s.w.loop == l.fiber.Loop() {
 		l.socket.GiveTo(&s.conn, secure, s)
 		s.enter(l.in)
 		return nil
 	}
 	early := append([]byte(nil), l.in...)
 	fd := l.socket.Release()
-	w.loop.Post(eventloop.TaskFunc(func() { s.adopt(fd, secure, early) }))
+	s.w.loop.Post(eventloop.TaskFunc(func() { s.adopt(fd, secure, early) }))
 	return nil
 }
 

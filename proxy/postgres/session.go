@@ -47,6 +47,7 @@ type session struct {
 	startup    *pool.Profile // what it asked for at startup, beyond what every server connection has, and was told then
 	profile    *pool.Profile // what holds now
 	link       *link
+	walsender  *walsender  // of a replication connection, which has no link; nil once given back
 	statements *statements // nil until something was prepared
 	carry      []byte      // received, not yet used: the start of a message, or all there is while waiting
 	out        []byte      // for the client, not yet written
@@ -76,6 +77,9 @@ func (s *session) enter(early []byte) {
 	if s.w.srv.draining.Load() {
 		s.drain()
 		return
+	}
+	if s.walsender != nil {
+		s.walsender.start()
 	}
 	s.rest()
 	if len(early) > 0 {
@@ -112,6 +116,8 @@ func (s *session) pumpUp() bool {
 	switch {
 	case s.dead:
 		return s.drop()
+	case s.walsender != nil:
+		return s.walsender.pumpUp()
 	case s.link == nil:
 		if !s.flush() { // who does not read its answers may not ask more
 			return false
@@ -155,6 +161,9 @@ func (s *session) pumpUp() bool {
 
 // pumpDown reads from the server once, when the client has taken all that came before, and reports whether it did.
 func (s *session) pumpDown() bool {
+	if s.walsender != nil {
+		return s.walsender.pumpDown()
+	}
 	k := s.link
 	if s.dead || k == nil || k.server == nil || !s.flush() || !k.server.Conn.Readable() {
 		return false
@@ -177,6 +186,9 @@ func (s *session) pumpDown() bool {
 func (s *session) take(chunk []byte) {
 	for len(chunk) > 0 && !s.dead {
 		switch {
+		case s.walsender != nil:
+			s.walsender.passUp(chunk)
+			return
 		case s.skip > 0 || s.untilSync:
 			chunk = s.discard(chunk)
 		case s.link != nil && (s.link.server == nil || s.link.held):
@@ -299,6 +311,7 @@ func (s *session) lastWords(b []byte) {
 	if k := s.link; k != nil {
 		k.abandon()
 	}
+	s.dropWalsender()
 	s.w.loop.Arm(&s.timer, slowTime, (*lingered)(s))
 	s.drop()
 }
@@ -327,6 +340,7 @@ func (s *session) close() {
 	s.dead = true
 	s.w.loop.Disarm(&s.timer)
 	s.conn.Close()
+	s.dropWalsender()
 	s.unsetAll()
 	s.carry, s.out, s.statements = nil, nil, nil
 	s.w.srv.forget(s)
@@ -334,7 +348,7 @@ func (s *session) close() {
 
 // cutOff ends the session whatever it is doing, telling the client where that does not fall into the middle of a message.
 func (s *session) cutOff() {
-	if !s.dead && s.conn.Open() && len(s.out) == 0 && (s.link == nil || s.link.downSkip == 0) {
+	if !s.dead && s.conn.Open() && len(s.out) == 0 && (s.link == nil || s.link.downSkip == 0) && s.walsender.betweenMessages() {
 		s.write(pgwire.AppendError(nil, &pgwire.Error{
 			Severity: "FATAL", Code: proxy.Draining.SQLSTATE, Message: "terminating connection: " + proxy.Draining.Message,
 		}))
@@ -347,6 +361,8 @@ func (s *session) cutOff() {
 func (s *session) drain() {
 	switch {
 	case s.dead, !s.conn.Open(): // or on its way here: see adopt
+	case s.walsender != nil:
+		s.walsender.drain()
 	case s.link == nil:
 		s.fatal(&pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: "terminating connection: " + proxy.Draining.Message})
 	case s.link.server == nil:

@@ -44,6 +44,9 @@ type startup struct {
 	settings []pool.Setting
 	unknown  []string // protocol options that we do not know
 	asked    uint32   // the version asked for
+
+	walsender bool // it wants a replication connection,
+	logical   bool // to a database: it may ask for changes, and for anything in SQL
 }
 
 // greet reads packets until one is a startup packet, setting up TLS when asked to. A nil startup with no error is a
@@ -244,9 +247,7 @@ func (st *startup) parameter(name, value string) error {
 	case name == "database":
 		st.database = value
 	case name == "replication":
-		if value != "false" && value != "off" && value != "no" && value != "0" {
-			return &pgwire.Error{Code: proxy.NotSupported.SQLSTATE, Message: "replication connections are not supported", Hint: "connect to the server directly"}
-		}
+		return st.replication(value)
 	case name == "options":
 		return st.options(value)
 	case strings.HasPrefix(name, "_pq_."):

@@ -42,6 +42,8 @@ func TestMain(m *testing.M) {
 // settings are what a test changes of the defaults.
 type settings struct {
 	upstream string // the shared PostgreSQL
+	database string // as clients call it: database
+	address  string // a free port of the loopback interface
 	mode     postgres.PoolMode
 	servers  int // 10
 	loops    int // defaultLoops
@@ -66,6 +68,9 @@ func start(tb testing.TB, c settings) *weir {
 	tb.Helper()
 	if c.upstream == "" {
 		c.upstream = pgtest.Shared(tb).DSN()
+	}
+	if c.database == "" {
+		c.database = database
 	}
 	if c.pool.Connections = c.servers; c.servers == 0 {
 		c.pool.Connections = 10
@@ -97,15 +102,18 @@ func start(tb testing.TB, c settings) *weir {
 	log := slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	server, err := postgres.New(postgres.Options{
 		Resources: []postgres.ResourceOptions{{
-			Name: database, Upstream: c.upstream, Pool: c.pool, Mode: c.mode, Queue: c.queue, Timeouts: c.timeouts,
-			Gate: proxy.NewGate(database, c.rate, c.bucket, c.breaker, log),
+			Name: c.database, Upstream: c.upstream, Pool: c.pool, Mode: c.mode, Queue: c.queue, Timeouts: c.timeouts,
+			Gate: proxy.NewGate(c.database, c.rate, c.bucket, c.breaker, log),
 		}},
 		Users: users, TLS: c.tls, Limits: c.limits, Processors: 2 * c.loops, Log: log,
 	})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	listener, err := proxy.Listen(context.Background(), "127.0.0.1:0")
+	if c.address == "" {
+		c.address = "127.0.0.1:0"
+	}
+	listener, err := proxy.Listen(context.Background(), c.address)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -125,7 +133,7 @@ func start(tb testing.TB, c settings) *weir {
 		server.Close()
 		<-served
 	})
-	return &weir{Server: server, tb: tb, addr: listener.Addr().String(), database: database}
+	return &weir{Server: server, tb: tb, addr: listener.Addr().String(), database: c.database}
 }
 
 // dsn is the connection string of the weir for a user, with further parameters as "key=value".
