@@ -321,14 +321,24 @@ func (s *served) awaitMetric(line string) {
 	s.t.Fatalf("waited in vain for %s in\n%s", line, body)
 }
 
+// begin begins a transaction that has a server connection.
+func begin(t *testing.T, conn *pgx.Conn) pgx.Tx {
+	t.Helper()
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "SELECT 1"); err != nil {
+		t.Fatal(err)
+	}
+	return tx
+}
+
 func TestDrain(t *testing.T) {
 	s, _ := serveShared(t, "30s")
 	idle := s.mustConnect("fn", "first", "orders")
 	busy := s.mustConnect("fn", "first", "orders")
-	tx, err := busy.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	tx := begin(t, busy)
 	s.stop()
 	s.await("draining")
 
@@ -348,9 +358,7 @@ func TestDrain(t *testing.T) {
 
 func TestDrainEndsWithItsTimeout(t *testing.T) {
 	s, _ := serveShared(t, "50ms")
-	if _, err := s.mustConnect("fn", "first", "orders").Begin(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	begin(t, s.mustConnect("fn", "first", "orders"))
 	s.stop()
 	s.await("drain_timeout is over")
 	if code := <-s.exit; code != exitOK {
@@ -360,9 +368,7 @@ func TestDrainEndsWithItsTimeout(t *testing.T) {
 
 func TestSecondSignalStopsAtOnce(t *testing.T) {
 	s, _ := serveShared(t, "1h")
-	if _, err := s.mustConnect("fn", "first", "orders").Begin(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	begin(t, s.mustConnect("fn", "first", "orders"))
 	signalSelf(t, syscall.SIGTERM)
 	s.await("draining")
 	signalSelf(t, syscall.SIGINT)

@@ -218,6 +218,8 @@ func (w *weir) options(cfg *config.Config) (postgres.Options, error) {
 			Upstream: r.Upstream.Reveal(),
 			Pool:     r.Pool(),
 			Mode:     postgres.PoolMode(r.PoolMode),
+			Pinning:  postgres.Pinning(r.Pinning),
+			Pinned:   r.Pinned,
 			Queue:    r.Queue,
 			Timeouts: postgres.Timeouts{
 				Query:             r.Timeouts.Query,

@@ -13,6 +13,7 @@
 //	content.go     what they prepare, shared by all who prepare the same
 //	deallocate.go  SQL's DEALLOCATE of such a statement
 //	touch.go       could a statement leave something behind in the session?
+//	pinning.go     may it? What becomes of sessions that would keep their server connection
 //	parameters.go  which run-time parameters does it set?
 //	inquiry.go     what did it leave? The server knows
 //	replication.go the other kind of session: a client and a walsender, for as long as it lasts

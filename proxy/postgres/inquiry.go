@@ -138,7 +138,9 @@ func (k *link) conclude() {
 	if q.about&touchUnnamed != 0 {
 		q.found |= touchSet
 	}
-	k.pin((k.pinned&^q.about | q.found) & touchPins)
+	if k.keepFor((k.pinned&^q.about | q.found) & touchPins); s.dead {
+		return
+	}
 	if q.about&touchSet != 0 && q.found&touchSet == 0 {
 		p := s.resource.pool
 		now := p.Adopt(k.server, q.settings, s.profile)

@@ -51,6 +51,8 @@ type ResourceOptions struct {
 	Upstream string // connection string of the server, as pgconn takes it
 	Pool     pool.Config
 	Mode     PoolMode
+	Pinning  Pinning // Pin when empty
+	Pinned   int     // sessions that may keep a server connection at once; 0: any number
 	Queue    limiter.Queue
 	Timeouts Timeouts
 	Gate     *proxy.Gate
@@ -127,7 +129,10 @@ type resource struct {
 	queueLength int
 	timeouts    Timeouts
 	errors      proxy.Tally[string] // by SQLSTATE class
-	pins        pins
+	pinning     Pinning
+	mostPinned  int
+	pinned      atomic.Int64 // sessions
+	pins        pins         // by reason
 	texts       texts
 }
 
@@ -206,9 +211,12 @@ func (s *Server) addResource(o ResourceOptions) error {
 	if err != nil {
 		return err
 	}
-	r := &resource{name: o.Name, mode: o.Mode, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
+	r := &resource{name: o.Name, mode: o.Mode, pinning: o.Pinning, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
 	if r.mode == "" {
 		r.mode = Transaction
+	}
+	if r.pinning == "" {
+		r.pinning = KeepPins
 	}
 	if r.queueLength = int(o.Queue.Length); r.queueLength == 0 {
 		r.queueLength = max(leastWaiters, waitersPerServer*o.Pool.Connections)

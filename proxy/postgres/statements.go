@@ -178,6 +178,11 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 		if len(name) > 0 {
 			return pgwire.HeaderSize + body, passOn
 		}
+	case pgwire.Bind:
+		if c != nil && k.refuseBind(r, i, before, body, c) {
+			return pgwire.HeaderSize + body, passOn
+		}
+		fallthrough
 	default:
 		k.refer(r, i, used, before, body, name, c)
 	}

@@ -51,7 +51,11 @@ func (k *link) suspicion() touch {
 	if k.session.resource.mode == Session { // all is dropped in the end
 		return 0
 	}
-	k.pin(k.pinned | k.words.found&touchLasting)
+	if lasting := k.words.found & touchLasting &^ k.pinned; lasting != 0 {
+		if k.keepFor(k.pinned | lasting); k.session.dead {
+			return 0
+		}
+	}
 	k.words.found &^= touchLocal
 	if k.words.found == 0 && !k.changed {
 		return 0
@@ -73,12 +77,37 @@ func (k *link) suspicion() touch {
 	return t
 }
 
+// keepFor has the session keep its server connection for these reasons, or ends it if it may not.
+func (k *link) keepFor(t touch) {
+	r := k.session.resource
+	fresh := t &^ k.pinned
+	switch {
+	case fresh != 0 && (r.pinning == RefusePins || k.pinned == 0 && r.mostPinned > 0 && r.pinned.Load() >= int64(r.mostPinned)):
+		k.words.found |= fresh // so that it is dropped
+		e := r.pinRefusal(fresh)
+		e.Detail = "The statement was executed; what it left in the session is dropped."
+		k.session.fatal(e)
+		return
+	case fresh != 0 && r.pinning == WarnPins:
+		k.w.srv.log.Warn("a session keeps its server connection", "resource", r.name, "reason", fresh.String())
+	}
+	k.pin(t)
+}
+
 // pin has the session keep its server connection for these reasons and no others.
 func (k *link) pin(t touch) {
 	if t == k.pinned {
 		return
 	}
-	pins := &k.session.resource.pins
+	r := k.session.resource
+	if (t == 0) != (k.pinned == 0) {
+		if t == 0 {
+			r.pinned.Add(-1)
+		} else {
+			r.pinned.Add(1)
+		}
+	}
+	pins := &r.pins
 	pins.add(t&^k.pinned, 1)
 	pins.add(k.pinned&^t, -1)
 	k.pinned = t

@@ -220,6 +220,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 		if used, v, is := k.deallocate(r, i, body); is {
 			return used, v
 		}
+		if used, is := k.refuseQuery(r, i, body); is {
+			return used, passOn
+		}
 		k.query(m[0], body)
 	case pgwire.Sync:
 		k.sync()

@@ -45,6 +45,8 @@ type settings struct {
 	database string // as clients call it: database
 	address  string // a free port of the loopback interface
 	mode     postgres.PoolMode
+	pinning  postgres.Pinning // pin
+	pinned   int
 	servers  int // 10
 	loops    int // defaultLoops
 	queue    limiter.Queue
@@ -102,7 +104,7 @@ func start(tb testing.TB, c settings) *weir {
 	log := slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	server, err := postgres.New(postgres.Options{
 		Resources: []postgres.ResourceOptions{{
-			Name: c.database, Upstream: c.upstream, Pool: c.pool, Mode: c.mode, Queue: c.queue, Timeouts: c.timeouts,
+			Name: c.database, Upstream: c.upstream, Pool: c.pool, Mode: c.mode, Pinning: c.pinning, Pinned: c.pinned, Queue: c.queue, Timeouts: c.timeouts,
 			Gate: proxy.NewGate(c.database, c.rate, c.bucket, c.breaker, log),
 		}},
 		Users: users, TLS: c.tls, Limits: c.limits, Processors: 2 * c.loops, Log: log,
