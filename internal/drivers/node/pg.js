@@ -210,8 +210,11 @@ async function cancel() {
     const done = new Promise((resolve) => query.on('error', resolve).on('end', resolve))
     client.query(query)
     await waitFor(1, count)
-    new pg.Client({ ssl: false }).cancel(client, query) // over TLS this driver never gets to send it
+    const canceller = new pg.Client({ ssl: false }) // over TLS this driver never gets to send it
+    const over = new Promise((resolve) => canceller.connection.once('end', resolve))
+    canceller.cancel(client, query)
     say('cancelled', showError(await done))
+    await over // PostgreSQL signals twice: until then the second may hit what runs next
     await run(client, "select 'goes on'")
   }
   await waitFor(0, count)
