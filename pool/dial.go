@@ -24,6 +24,7 @@ type Dialed struct {
 	hijacked *pgconn.HijackedConn
 	socket   net.Conn          // the TCP or Unix connection itself
 	secure   *eventloop.Secure // nil without TLS
+	addr     string            // as it was dialled
 }
 
 // Close says goodbye and waits, for a while, until the server has closed its end, too.
@@ -50,32 +51,60 @@ func Dial(cfg *pgconn.Config) DialFunc {
 		for _, s := range extra {
 			c.RuntimeParams[s.Name] = s.Value
 		}
-		var sockets []*eventloop.Secure // one per address tried; the last is the one that worked
-		dial := c.DialFunc
-		c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := dial(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			sockets = append(sockets, eventloop.NewSecure(conn))
-			return sockets[len(sockets)-1], nil
+		if c.RuntimeParams["replication"] == "true" && c.ValidateConnect != nil {
+			return dialPhysical(ctx, c)
 		}
-		conn, err := pgconn.ConnectConfig(ctx, c)
-		if err != nil {
-			return nil, err
-		}
-		hijacked, err := conn.Hijack()
-		if err != nil {
-			return nil, err
-		}
-		if n := hijacked.Frontend.ReadBufferLen(); n > 0 {
-			_ = hijacked.Conn.Close()
-			return nil, fmt.Errorf("the server sent %d bytes after the login that nobody asked for", n)
-		}
-		hijacked.Frontend = nil // its buffers are not needed any more
-		hijacked.Config.DialFunc = dial
-		return takeOver(hijacked, sockets[len(sockets)-1]), nil
+		return dial(ctx, c, "")
 	}
+}
+
+// dialPhysical finds out over an ordinary connection which server is the one that is wanted (target_session_attrs), and dials
+// that one: pgconn asks in SQL, which a walsender of physical replication does not take.
+func dialPhysical(ctx context.Context, c *pgconn.Config) (*Dialed, error) {
+	ordinary := c.Copy()
+	delete(ordinary.RuntimeParams, "replication")
+	wanted, err := dial(ctx, ordinary, "")
+	if err != nil {
+		return nil, err
+	}
+	wanted.Close()
+	c.ValidateConnect = nil
+	return dial(ctx, c, wanted.addr)
+}
+
+// dial opens a connection; unless only is "", to no other address.
+func dial(ctx context.Context, c *pgconn.Config, only string) (*Dialed, error) {
+	var socket *eventloop.Secure // of the address tried last, which is the one that worked
+	var last string
+	dial := c.DialFunc
+	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if only != "" && addr != only {
+			return nil, fmt.Errorf("%s is not the server that is wanted", addr)
+		}
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		socket, last = eventloop.NewSecure(conn), addr
+		return socket, nil
+	}
+	conn, err := pgconn.ConnectConfig(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	hijacked, err := conn.Hijack()
+	if err != nil {
+		return nil, err
+	}
+	if n := hijacked.Frontend.ReadBufferLen(); n > 0 {
+		_ = hijacked.Conn.Close()
+		return nil, fmt.Errorf("the server sent %d bytes after the login that nobody asked for", n)
+	}
+	hijacked.Frontend = nil // its buffers are not needed any more
+	hijacked.Config.DialFunc = dial
+	d := takeOver(hijacked, socket)
+	d.addr = last
+	return d, nil
 }
 
 func takeOver(h *pgconn.HijackedConn, wrapped *eventloop.Secure) *Dialed {

@@ -6,15 +6,18 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	gosync "sync" // sync is a message here: see compare_test.go
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/weirproxy/weir/auth"
@@ -562,6 +565,68 @@ func sentMore(from string) string {
 	return "SELECT coalesce(max(sent_lsn), '0/0') > '" + from + "' FROM pg_stat_replication WHERE application_name = 'slow'"
 }
 
+// Close may come while anything is going on, a login that waits for its server connection included.
+func TestCloseAtAnyTimeOfAReplication(t *testing.T) {
+	pg := replicated(t)
+	begin := []func(*pgconn.PgConn) *pgconn.MultiResultReader{
+		func(c *pgconn.PgConn) *pgconn.MultiResultReader { return c.Exec(t.Context(), "IDENTIFY_SYSTEM") },
+		func(c *pgconn.PgConn) *pgconn.MultiResultReader { return c.Exec(t.Context(), "SELECT pg_sleep(0.01)") },
+		func(c *pgconn.PgConn) *pgconn.MultiResultReader {
+			return c.Exec(t.Context(), "CREATE_REPLICATION_SLOT any TEMPORARY PHYSICAL RESERVE_WAL")
+		},
+	}
+	for i := range 10 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			pgtest.NoLeaks(t)
+			w := start(t, settings{mode: postgres.Session, servers: 3, tls: certificate(t, "prefer"), queue: limiter.Queue{Wait: 50 * time.Millisecond}})
+			var clients gosync.WaitGroup
+			for n := range 8 {
+				clients.Go(func() {
+					for w.Ready() == nil {
+						params := []string{[]string{"sslmode=disable", "sslmode=require"}[n%2]}
+						if n%4 > 0 {
+							params = append(params, "replication=database")
+						}
+						conn, err := pgconn.Connect(context.Background(), w.dsn(params...))
+						if err != nil {
+							continue // the budget is full, most likely
+						}
+						_, _ = begin[rand.IntN(len(begin))](conn).ReadAll()
+						if rand.IntN(2) == 0 {
+							streaming(conn)
+						}
+						_ = conn.Close(context.Background())
+					}
+				})
+			}
+			time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond) // any time will do
+			began := time.Now()
+			w.Close()
+			if took := time.Since(began); took > 4*time.Second {
+				t.Errorf("Close took %v", took)
+			}
+			clients.Wait()
+			if c := w.Stats().Resources[0].Servers; c["idle"]+c["used"]+c["dialing"]+c["closing"] != 0 {
+				t.Errorf("servers are left: %v", c)
+			}
+			awaitValue(t, pg, walsenders, "0")
+		})
+	}
+}
+
+// streaming begins a stream and takes a message or two of it.
+func streaming(conn *pgconn.PgConn) {
+	_ = conn.Conn().SetDeadline(time.Now().Add(time.Second))
+	conn.Frontend().Send(&pgproto3.Query{String: "START_REPLICATION PHYSICAL 0/1000000"})
+	if conn.Frontend().Flush() == nil {
+		for range 1 + rand.IntN(5) {
+			if _, err := conn.Frontend().Receive(); err != nil {
+				return
+			}
+		}
+	}
+}
+
 // Trap 57: COPY BOTH flows both ways at once. A client that does not read holds up its own walsender, which still hears how
 // far the client has come.
 func TestASlowReaderHoldsUpItsWalsender(t *testing.T) {
@@ -634,11 +699,20 @@ func TestPostgresOwnToolsReplicateThroughWeir(t *testing.T) {
 	pg := replicated(t)
 	pgtest.NoLeaks(t)
 	w := forTools(t, "")
+	secured := start(t, settings{
+		mode: postgres.Session, database: "replication", tls: certificate(t, "require"),
+		upstream: strings.Replace(pg.DSN(), "sslmode=disable", "sslmode=require&target_session_attrs=read-write", 1),
+	})
 
 	t.Run("pg_basebackup", func(t *testing.T) { // which has a second connection for the log
 		dir := filepath.Join(t.TempDir(), "backup")
 		w.tool(t, pg, "pg_basebackup", "-D", dir, "-X", "stream", "-c", "fast", "--no-sync")
 		w.tool(t, pg, "pg_verifybackup", dir)
+	})
+	t.Run("pg_basebackup over TLS", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "backup")
+		secured.tool(t, pg, "pg_basebackup", "-D", dir, "-X", "stream", "-c", "fast", "--no-sync", "-d", "sslmode=require")
+		secured.tool(t, pg, "pg_verifybackup", dir)
 	})
 	t.Run("pg_basebackup of tar files", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "backup")
@@ -693,6 +767,17 @@ func TestAStandbyThroughWeir(t *testing.T) {
 	mustExec(t, pg, "DELETE FROM followed WHERE i > 10")
 	forTools(t, w.addr)
 	awaitValue(t, standby, "SELECT count(*) FROM followed", "10")
+
+	// Of several servers it is the one that target_session_attrs names, whose question no physical walsender answers.
+	for attrs, wanted := range map[string]*pgtest.Postgres{"primary": pg, "read-write": pg, "standby": standby, "prefer-standby": standby} {
+		several := start(t, settings{mode: postgres.Session, upstream: fmt.Sprintf(
+			"postgres://app:app-secret@%s,%s/app?sslmode=disable&target_session_attrs=%s", pg.Addr(), standby.Addr(), attrs)})
+		for _, replication := range []string{"true", "database"} {
+			c := several.client("replication="+replication, "application_name=wanted")
+			awaitValue(t, wanted, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'wanted' AND backend_type = 'walsender'", "1")
+			c.Close()
+		}
+	}
 }
 
 // A subscriber copies its tables over connections of their own, and then follows.
