@@ -5,5 +5,6 @@
 // waits is told through a task on its own event loop, so nothing here ever blocks one.
 //
 // The stations of a [Server]: dial.go opens it, shelf.go lends and takes it back, reset.go cleans up behind a borrower
-// that left in the middle, retire.go closes it and counts it until the server has closed its end, too.
+// that left in the middle, retire.go closes it and counts it until the server has closed its end, too. One of own.go is dialled
+// for one borrower, and closed behind it.
 package pool
