@@ -225,3 +225,36 @@ func TestPreparedStatementsCostLittlePerClient(t *testing.T) {
 	}
 	runtime.KeepAlive(all)
 }
+
+// Trap 18: what a client prepares that its server connection knows already is answered at its place, also behind rows that are
+// too long to be looked at.
+func TestKnownStatementsAreAnsweredAtTheirPlace(t *testing.T) {
+	pgtest.Shared(t)
+	w := start(t, settings{servers: 1})
+	const text = "SELECT repeat($1, 100000)"
+	for range 2 { // twice, so that the unnamed one is known as well
+		ask(w.client(), parse("", text), bindTo("", "x"), execute("", 0))
+	}
+	c := w.client()
+	whole := func(name string) []frontend {
+		return []frontend{parse(name, text), describe('S', name), bindTo(name, "x"), describe('P', ""), execute("", 0)}
+	}
+	var batch []frontend
+	for _, name := range []string{"a", "", "b"} {
+		batch = append(batch, whole(name)...)
+	}
+	c.Send(append(append(batch, closing('S', "a")), append(whole("a"), synchronize)...)...)
+	got := c.UntilReady(1)
+	const each = "1tT2TDC"
+	if types := pgtest.Types(got); types != each+each+each+"3"+each+"Z" {
+		t.Errorf("answered %s", types)
+	}
+	for _, row := range pgtest.Rows(got) {
+		if len(row) != 100000 {
+			t.Errorf("a row of %d bytes", len(row))
+		}
+	}
+	if got := one(t, c.Query(ourStatements)); got != "1" {
+		t.Errorf("the server has %s statements", got)
+	}
+}

@@ -55,6 +55,7 @@ public class Jdbc {
     features.put("connect", Jdbc::connect);
     features.put("types", Jdbc::types);
     features.put("queries and errors", () -> queries(""));
+    // Trap 59: the settings that poolers without prepared statements make their users choose.
     features.put("queries, preferQueryMode=simple", () -> queries("preferQueryMode=simple"));
     features.put("queries, preferQueryMode=extendedCacheEverything", () -> queries("preferQueryMode=extendedCacheEverything"));
     features.put("queries, prepareThreshold=0", () -> queries("prepareThreshold=0"));
