@@ -38,7 +38,7 @@ func (p *Pool) Known(asked []Setting) *Profile {
 	if len(asked) == 0 {
 		return p.standard.Load()
 	}
-	return p.asked.find(newSettings(asked).key)
+	return p.asked.find(keyOf(canonical(asked)))
 }
 
 // Greet returns what the server reports to a client that logs in with the settings asked, and those settings. application_name
@@ -77,16 +77,13 @@ func (p *Pool) Adopt(s *Server, list []Setting, was *Profile) *Profile {
 	if was.Settings.equal(settings) && s.Reports(was.Greeting) {
 		return was
 	}
-	key := ""
-	if settings != nil {
-		key = settings.key
-	}
+	key := settings.identifies()
 	if known := p.adopted.find(key); known != nil && s.Reports(known.Greeting) {
 		return known
 	}
 	greeting := was.Greeting
 	if !s.Reports(greeting) {
-		greeting = &Greeting{Parameters: maps.Clone(s.params)}
+		greeting = s.Greeting()
 	}
 	return p.adopted.put(key, &Profile{Settings: settings, Greeting: greeting})
 }

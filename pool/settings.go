@@ -20,50 +20,47 @@ type Settings struct {
 type Setting struct{ Name, Value string }
 
 func newSettings(asked []Setting) *Settings {
-	list := make([]Setting, len(asked))
-	for i, a := range asked {
-		list[i] = Setting{strings.ToLower(a.Name), a.Value}
-	}
-	sort.SliceStable(list, func(i, j int) bool { return list[i].Name < list[j].Name })
-	s := &Settings{}
+	list := canonical(asked)
+	s := &Settings{key: keyOf(list)}
 	for _, l := range list {
-		if n := len(s.names); n > 0 && s.names[n-1] == l.Name {
-			s.values[n-1] = l.Value // the last one given holds
-			continue
-		}
 		s.names, s.values = append(s.names, l.Name), append(s.values, l.Value)
 	}
+	s.plan = keyOf(slices.DeleteFunc(list, func(l Setting) bool { return slices.Contains(unplanned, l.Name) }))
+	return s
+}
+
+// canonical is asked, as a list of its own, in lower case, sorted by name, each name once: the last one given holds.
+func canonical(asked []Setting) []Setting {
+	list := make([]Setting, 0, len(asked))
+	for _, a := range asked {
+		list = append(list, Setting{strings.ToLower(a.Name), a.Value})
+	}
+	sort.SliceStable(list, func(i, j int) bool { return list[i].Name < list[j].Name })
+	once := list[:0]
+	for i, l := range list {
+		if i+1 == len(list) || list[i+1].Name != l.Name {
+			once = append(once, l)
+		}
+	}
+	return once
+}
+
+// keyOf is equal for equal lists of canonical settings.
+func keyOf(list []Setting) string {
 	var key strings.Builder
-	for i := range s.names {
-		key.WriteString(s.names[i])
+	for _, l := range list {
+		key.WriteString(l.Name)
 		key.WriteByte(0)
-		key.WriteString(s.values[i])
+		key.WriteString(l.Value)
 		key.WriteByte(0)
 	}
-	s.key = key.String()
-	s.plan = s.planned()
-	return s
+	return key.String()
 }
 
 // unplanned are parameters that make no difference to what a statement means, or to how it is planned.
 var unplanned = []string{
 	"application_name", "client_min_messages", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout",
 	"idle_session_timeout",
-}
-
-// planned is Plan, once.
-func (s *Settings) planned() string {
-	var plan strings.Builder
-	for i, name := range s.names {
-		if slices.Contains(unplanned, name) {
-			continue
-		}
-		for _, part := range []string{name, s.values[i]} {
-			plan.WriteString(part)
-			plan.WriteByte(0)
-		}
-	}
-	return plan.String()
 }
 
 // Plan is equal for settings under which a statement means the same and is planned alike.
@@ -94,7 +91,7 @@ var identity = []string{"role", "session_authorization"}
 // The Query changes all or nothing, and where it fails the session is left in a failed transaction, so that nothing takes
 // effect that was sent behind it: nobody has to wait for its answer.
 func AppendChange(dst []byte, from, to *Settings) []byte {
-	if from == to {
+	if from.equal(to) {
 		return dst
 	}
 	var sql strings.Builder
@@ -104,12 +101,9 @@ func AppendChange(dst []byte, from, to *Settings) []byte {
 		sql.WriteString("SELECT pg_catalog.set_config(" + QuoteString(name) + "," + QuoteString(value) + ",false);")
 		sure = sure && name == "application_name"
 	}
-	leaves := from.leaves(to)
-	if leaves {
-		for _, name := range identity {
-			if _, had := from.get(name); had {
-				reset(name)
-			}
+	for _, name := range identity { // left whatever it is that changes, which may be more than that identity is allowed
+		if _, had := from.get(name); had {
+			reset(name)
 		}
 	}
 	for i := range from.len() {
@@ -125,30 +119,24 @@ func AppendChange(dst []byte, from, to *Settings) []byte {
 		}
 	}
 	for _, name := range slices.Backward(identity) {
-		if value, ok := to.get(name); ok && leaves {
+		if value, ok := to.get(name); ok {
 			set(name, value)
 		}
 	}
-	switch {
-	case sql.Len() == 0:
-		return dst
-	case sure:
+	if sure {
 		return pgwire.AppendQuery(dst, sql.String())
 	}
 	return pgwire.AppendQuery(dst, "BEGIN;"+sql.String()+"COMMIT")
 }
 
-// leaves reports whether becoming to takes leaving the identity of s: when it differs, and when anything else does, which may
-// be more than that identity is allowed.
-func (s *Settings) leaves(to *Settings) bool {
-	return s == nil || to == nil || s.key != to.key
-}
+func (s *Settings) equal(other *Settings) bool { return s.identifies() == other.identifies() }
 
-func (s *Settings) equal(other *Settings) bool {
-	if s == nil || other == nil {
-		return s.len() == other.len()
+// identifies is the key, "" for none.
+func (s *Settings) identifies() string {
+	if s == nil {
+		return ""
 	}
-	return s.key == other.key
+	return s.key
 }
 
 func (s *Settings) list() (all []Setting) {

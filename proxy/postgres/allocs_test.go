@@ -16,7 +16,7 @@ import (
 // client here only writes and reads.
 func TestRelayingAllocatesNothing(t *testing.T) {
 	pgtest.Shared(t)
-	named := []frontend{bindTo("s", "one"), describe('P', ""), execute("", 0), synchronize}
+	named := []frontend{bindTo("statement_1", "one"), describe('P', ""), execute("", 0), synchronize}
 	unnamed := append([]frontend{parse("", "SELECT $1::text")}, bindTo("", "one"), describe('P', ""), execute("", 0), synchronize)
 	tests := map[string][]frontend{
 		"a simple query":           {query("SELECT 1")},
@@ -33,7 +33,7 @@ func TestRelayingAllocatesNothing(t *testing.T) {
 		for name, messages := range tests {
 			t.Run(string(mode)+"/"+name, func(t *testing.T) {
 				c := w.client()
-				c.Send(parse("s", "SELECT $1::text"), synchronize)
+				c.Send(parse("statement_1", "SELECT $1::text"), synchronize)
 				c.UntilReady(1)
 				ask := pgtest.Encode(messages...)
 				answer := measure(t, c, ask, messages)

@@ -272,7 +272,7 @@ var errAborted = &pgwire.Error{
 	Severity: "ERROR", Code: "25P02", Message: "current transaction is aborted, commands ignored until end of transaction block",
 }
 
-// ends reports whether the message at the front of chunk ends a failed block by the extended protocol.
+// endsBlock reports whether the message at the front of chunk ends a failed block by the extended protocol.
 func (s *session) endsBlock(chunk []byte, body int) bool {
 	have := chunk[pgwire.HeaderSize:min(len(chunk), pgwire.HeaderSize+body)]
 	_, name, ok := nameIn(chunk[0], have)

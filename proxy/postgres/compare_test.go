@@ -459,6 +459,10 @@ func TestExtendedQueriesAreAnsweredAsByTheServer(t *testing.T) {
 			ready(1, bind("", "kept"), execute("", 0), synchronize), ready(1, parse("s", "SELECT 4"), bind("", "s"), execute("", 0), synchronize),
 			ready(2, query("DEALLOCATE S"), query("DEALLOCATE kept")), ready(1, bind("", "kept"), synchronize),
 		}},
+		"deallocating all, and one of that name": {script: []exchange{ // Trap 26
+			ready(1, parse("all", "SELECT 1"), parse("s", "SELECT 2"), synchronize), ready(1, query(`DEALLOCATE "all"`)), ready(1, bind("", "s"), execute("", 0), synchronize),
+			ready(1, parse("all", "SELECT 1"), synchronize), ready(1, query("DEALLOCATE ALL")), ready(1, bind("", "s"), synchronize), ready(1, bind("", "all"), synchronize),
+		}},
 		"deallocating one, extended": {script: []exchange{ // Trap 26
 			ready(1, parse("s", "SELECT 1"), parse("t", "SELECT 2"), synchronize),
 			ready(1, parse("", "DEALLOCATE s"), bind("", ""), describe('P', ""), execute("", 0), synchronize), ready(1, bind("", "s"), synchronize),

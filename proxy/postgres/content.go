@@ -29,7 +29,7 @@ type content struct {
 	text        string        // the body of Parse behind the name; empty when too long to keep
 	found       touch         // what executing it leaves in the session
 	common      atomic.Bool   // was asked for more than once
-	deallocates bool          // it is DEALLOCATE of one statement
+	deallocates string        // the statement that it is DEALLOCATE of
 	query       bool          // it is a query or changes data: the server answers its Parse like any other's
 
 	refs int           // by sessions and workers; guarded by the lock of its texts
@@ -56,7 +56,9 @@ func newContent(number uint64, plan, text string) *content {
 	words.end()
 	c.found, _ = words.found.settled(sql)
 	c.query = isQuery(sql)
-	_, c.deallocates = deallocated(sql)
+	if name, ok := deallocated(sql); ok {
+		c.deallocates = name
+	}
 	return c
 }
 
@@ -211,9 +213,12 @@ func (s *session) private(text string) *content {
 	return newContent(s.w.srv.nextStatement(), "", text)
 }
 
-// appendParse appends the Parse that prepares c as what it is called on servers, or as the unnamed statement.
-func (w *worker) appendParse(dst []byte, c *content, number uint64) []byte {
-	n := len(c.text) + 1
+// emptySelect is the text of a content that costs a server next to nothing.
+const emptySelect = "SELECT\x00\x00\x00"
+
+// appendParse appends the Parse that prepares the text of a content under its number; 0: as the unnamed statement.
+func (w *worker) appendParse(dst []byte, text string, number uint64) []byte {
+	n := len(text) + 1
 	if number != 0 {
 		n += w.srv.nameLength(number)
 	}
@@ -221,5 +226,5 @@ func (w *worker) appendParse(dst []byte, c *content, number uint64) []byte {
 	if number != 0 {
 		dst = w.srv.appendName(dst, number)
 	}
-	return append(append(dst, 0), c.text...)
+	return append(append(dst, 0), text...)
 }

@@ -21,6 +21,9 @@ func deallocated(sql []byte) (name string, ok bool) {
 			word, behind = next, further
 		}
 	}
+	if equalWord(wordAt(skipComments(rest)), "all") {
+		return "", false
+	}
 	behind = bytes.TrimPrefix(skipComments(behind), []byte(";"))
 	return word, ok && len(skipComments(behind)) == 0
 }
@@ -71,7 +74,7 @@ func (k *link) deallocate(r *rewriting, i, body int) (used int, v verdict, is bo
 // standIn prepares a statement that is there to be deallocated in the place of the client's.
 func (k *link) standIn(r *rewriting, i int, number uint64) {
 	r.cut(i, i)
-	r.out = k.w.appendParse(r.out, &content{text: "SELECT\x00\x00\x00"}, number)
+	r.out = k.w.appendParse(r.out, emptySelect, number)
 	k.answers.push(answer{kind: parsed, ours: true})
 }
 
@@ -98,11 +101,7 @@ func (k *link) notDeallocated() {
 // deallocates reports whether c is DEALLOCATE of a statement that the client has prepared by the protocol, and which. Behind a
 // ROLLBACK of a failed transaction in the same batch it is taken for none, and fails.
 func (k *link) deallocates(c *content) (name string, ok bool) {
-	if !c.deallocates || k.status == pgwire.InFailed {
-		return "", false
-	}
-	name, _ = deallocated(c.sql())
-	return name, k.session.statements.named[name] != nil
+	return c.deallocates, k.status != pgwire.InFailed && k.session.statements.named[c.deallocates] != nil
 }
 
 // instead prepares what a Bind at i is to bind instead of DEALLOCATE of the client's statement name, and returns its number.

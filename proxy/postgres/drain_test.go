@@ -298,16 +298,22 @@ func TestCloseAtAnyTime(t *testing.T) {
 					}
 				})
 			}
-			time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond) // any time will do
-			began := time.Now()
-			w.Close()
-			if took := time.Since(began); took > 4*time.Second {
-				t.Errorf("Close took %v", took)
-			}
-			clients.Wait()
-			if c := w.Stats().Resources[0].Servers; c["idle"]+c["used"]+c["dialing"]+c["closing"] != 0 {
-				t.Errorf("servers are left: %v", c)
-			}
+			w.closeAtAnyTime(t, &clients)
 		})
+	}
+}
+
+// closeAtAnyTime closes the weir, whatever its clients are doing, and waits for them. No server connection must be left.
+func (w *weir) closeAtAnyTime(t *testing.T, clients *gosync.WaitGroup) {
+	t.Helper()
+	time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond) // any time will do
+	began := time.Now()
+	w.Close()
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("Close took %v", took)
+	}
+	clients.Wait()
+	if c := w.Stats().Resources[0].Servers; c["idle"]+c["used"]+c["dialing"]+c["closing"] != 0 {
+		t.Errorf("servers are left: %v", c)
 	}
 }

@@ -35,7 +35,7 @@ type link struct {
 	outer    touch    // what was found before them
 	names    []string // of parameters that were set and have to be asked for by name
 	forget   bool     // whether, before it, prepared statements were going to be gone
-	upOut    []byte   // for the server, not yet written
+	upOut    pending  // for the server, not yet written
 	unsynced bool     // messages of the extended protocol were sent since the last Sync
 	skipping bool     // since an error the server skips everything up to the next Sync
 	probing  bool     // it has been asked whether it does
@@ -55,6 +55,7 @@ type link struct {
 	fatal      bool     // the server said that it ends the connection
 	failure    string   // what the server failed with, for the breaker
 	used       []use    // prepared statements that were used since the connection was quiet
+	usedNames  []byte   // what they point into
 	failed     []answer // statements that could not be parsed; what was sent behind them may still name them
 	doubtful   bool     // what the server will answer is not certain: it stays with this client, and goes with it
 
@@ -86,9 +87,9 @@ func (w *worker) newLink(s *session, ticket proxy.Ticket) *link {
 func (w *worker) recycle(k *link) {
 	k.answers.reset()
 	k.names = k.names[:0]
-	clear(k.used)
+	k.forgetUses()
 	k.text, k.upOut, k.carry = modest(k.text), modest(k.upOut), modest(k.carry)
-	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names, used: k.used[:0]}
+	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names, used: k.used, usedNames: k.usedNames}
 	w.free = append(w.free, k)
 }
 
@@ -143,44 +144,20 @@ func (k *link) Ready(_ *eventloop.Loop, e eventloop.Events) {
 }
 
 // flush writes what the server has not taken yet and reports whether it has now.
-func (k *link) flush() bool {
-	if err := k.server.Conn.Flush(); err != nil {
-		return k.stuck(err)
-	}
-	if len(k.upOut) == 0 {
-		return true
-	}
-	n, err := k.server.Conn.Write(k.upOut)
-	k.upOut = append(k.upOut[:0], k.upOut[n:]...)
-	if err != nil {
-		return k.stuck(err)
-	}
-	return true
-}
+func (k *link) flush() bool { return k.taken(k.upOut.flush(&k.server.Conn)) }
 
 // write sends b to the server, now or as soon as it takes it.
-func (k *link) write(b []byte) {
-	if len(k.upOut) > 0 {
-		k.upOut = append(k.upOut, b...)
-		k.flush()
-		return
-	}
-	n, err := k.server.Conn.Write(b)
-	if err != nil {
-		k.upOut = append(k.upOut, b[n:]...)
-		k.stuck(err)
-	}
-}
+func (k *link) write(b []byte) { k.taken(k.upOut.write(&k.server.Conn, b)) }
 
-// stuck deals with a failed write to the server. Unless it is only busy, its last words may still be there to be read, so
-// the end is noticed by reading.
-func (k *link) stuck(err error) bool {
-	if !errors.Is(err, eventloop.ErrAgain) {
+// taken reports whether a write went well. Unless the server is only busy, its last words may still be there to be read, so
+// that the end is noticed by reading.
+func (k *link) taken(err error) bool {
+	if err != nil && !errors.Is(err, eventloop.ErrAgain) {
 		k.upOut = k.upOut[:0]
 		k.failure = err.Error()
 		k.server.Conn.Note(eventloop.Readable | eventloop.Hangup)
 	}
-	return false
+	return err == nil
 }
 
 // quiet reports whether the server has answered everything and waits for the next message.
@@ -208,7 +185,8 @@ func (k *link) settle() {
 	if !k.quiet() {
 		return
 	}
-	k.failed, k.used = nil, k.used[:0]
+	k.failed = nil
+	k.forgetUses()
 	var suspicion touch
 	if k.status == pgwire.Idle {
 		suspicion = k.suspicion()

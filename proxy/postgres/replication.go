@@ -150,7 +150,7 @@ type walsender struct {
 	handler eventloop.Handler // the walsender itself, where the server finds it
 	up      frames
 	down    frames
-	upOut   []byte // for the server, not yet written
+	upOut   pending // for the server, not yet written
 
 	owed      int  // commands whose end has not come
 	status    byte // transaction status
@@ -309,10 +309,7 @@ func (w *walsender) rest() {
 type walsenderIdled session
 
 func (t *walsenderIdled) Run() {
-	(*session)(t).fatal(&pgwire.Error{
-		Code: "25P03", Message: "terminating connection due to idle-in-transaction timeout",
-		Detail: "The transaction was rolled back.",
-	})
+	(*session)(t).fatal(oversleptError())
 }
 
 // drain ends the session at the first moment that loses nothing: a stream, whose client knows how far it has come, at once.
@@ -332,44 +329,20 @@ func (w *walsender) ends() bool {
 	return w.draining && w.down.between() && (w.streaming || w.idle() && w.up.between())
 }
 
-// write sends b to the server, now or as soon as it takes it.
-func (w *walsender) write(b []byte) {
-	if len(w.upOut) > 0 {
-		w.upOut = append(w.upOut, b...)
-		w.flush()
-		return
-	}
-	n, err := w.server.Conn.Write(b)
-	if err != nil {
-		w.upOut = append(w.upOut, b[n:]...)
-		w.stuck(err)
-	}
-}
-
 // flush writes what the server has not taken yet and reports whether it has now.
-func (w *walsender) flush() bool {
-	if err := w.server.Conn.Flush(); err != nil {
-		return w.stuck(err)
-	}
-	if len(w.upOut) == 0 {
-		return true
-	}
-	n, err := w.server.Conn.Write(w.upOut)
-	w.upOut = append(w.upOut[:0], w.upOut[n:]...)
-	if err != nil {
-		return w.stuck(err)
-	}
-	return true
-}
+func (w *walsender) flush() bool { return w.taken(w.upOut.flush(&w.server.Conn)) }
 
-// stuck deals with a failed write to the server. Unless it is only busy, its last words may still be there to be read, so the
-// end is noticed by reading.
-func (w *walsender) stuck(err error) bool {
-	if !errors.Is(err, eventloop.ErrAgain) {
+// write sends b to the server, now or as soon as it takes it.
+func (w *walsender) write(b []byte) { w.taken(w.upOut.write(&w.server.Conn, b)) }
+
+// taken reports whether a write went well. Unless the server is only busy, its last words may still be there to be read, so
+// that the end is noticed by reading.
+func (w *walsender) taken(err error) bool {
+	if err != nil && !errors.Is(err, eventloop.ErrAgain) {
 		w.upOut = w.upOut[:0]
 		w.server.Conn.Note(eventloop.Readable | eventloop.Hangup)
 	}
-	return false
+	return err == nil
 }
 
 // frames follows the messages of a stream that passes unread.

@@ -84,7 +84,7 @@ func (k *link) nameOf(number uint64) (name string, ok bool) {
 	}
 	for _, u := range slices.Backward(k.used) {
 		if u.number == number {
-			return u.name, true
+			return string(u.name), true
 		}
 	}
 	if t := k.session.statements; t != nil {
@@ -142,7 +142,7 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 			return 0, badLength // a name of many kilobytes
 		}
 		k.unsynced = true
-		k.expect(t, nil) // malformed: the server says so
+		k.expect(t) // malformed: the server says so
 		k.upSkip = body
 		return pgwire.HeaderSize, passOn
 	}
@@ -152,7 +152,7 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	used = pgwire.HeaderSize + before + len(name) + 1
 	if (t == pgwire.Describe || t == pgwire.Close) && have[0] != 'S' { // portals are the transaction's own
 		k.unsynced = true
-		k.expect(t, nil)
+		k.expect(t)
 		k.upSkip = body - (used - pgwire.HeaderSize)
 		return used, passOn
 	}
@@ -174,7 +174,7 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	case pgwire.Parse:
 		return k.parse(r, i, used, body, string(name), c), passOn
 	case pgwire.Close:
-		k.closeStatement(r, i, string(name), c)
+		k.closeStatement(r, i, body, string(name), c)
 		if len(name) > 0 {
 			return pgwire.HeaderSize + body, passOn
 		}
@@ -190,13 +190,13 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	return used, passOn
 }
 
-// expect queues what the server answers with a message of its own that we look at.
-func (k *link) expect(t byte, c *content) {
+// expect queues what the server answers, with a message of its own that we look at, where no statement is concerned.
+func (k *link) expect(t byte) {
 	switch t {
 	case pgwire.Parse:
-		k.answers.push(answer{kind: parsed, content: c})
+		k.answers.push(answer{kind: parsed})
 	case pgwire.Close:
-		k.answers.push(answer{kind: closed, content: c})
+		k.answers.push(answer{kind: closed})
 	}
 }
 
@@ -212,7 +212,7 @@ func (k *link) uncertain(t byte, name []byte, c *content) bool {
 		return false
 	case k.words.forget && k.answers.has(queried): // DISCARD or DEALLOCATE is on its way
 		return true
-	case t == pgwire.Bind && c != nil && c.deallocates && k.answers.owed() > 0: // and whether a transaction has failed
+	case t == pgwire.Bind && c != nil && c.deallocates != "" && k.answers.owed() > 0: // and whether a transaction has failed
 		return true
 	case k.answers.parses+k.answers.closes == 0:
 		return false
@@ -277,7 +277,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, c *co
 		}
 	}
 	if number := k.prepare(r, i, name, c); number != 0 {
-		k.used = append(k.used, use{c, number, string(name)})
+		k.noteUse(c, number, name)
 		k.rename(r, i, used, before, body, len(name), number)
 	}
 }
@@ -286,7 +286,30 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, c *co
 type use struct {
 	content *content
 	number  uint64
-	name    string // the client's
+	name    []byte // the client's
+}
+
+// mostUses is how many uses are remembered while the connection is not quiet. More than that are hardly under way at once.
+const mostUses = 32
+
+// noteUse remembers a use, each once.
+func (k *link) noteUse(c *content, number uint64, name []byte) {
+	for _, u := range slices.Backward(k.used) {
+		if u.number == number && bytes.Equal(u.name, name) {
+			return
+		}
+	}
+	if len(k.used) == mostUses {
+		k.forgetUses()
+	}
+	from := len(k.usedNames)
+	k.usedNames = append(k.usedNames, name...)
+	k.used = append(k.used, use{c, number, k.usedNames[from:]})
+}
+
+func (k *link) forgetUses() {
+	clear(k.used)
+	k.used, k.usedNames = k.used[:0], k.usedNames[:0]
 }
 
 // outdated has what the batch has used prepared anew by all who use it next, under another name: a result is of another type
@@ -330,7 +353,7 @@ func (k *link) prepare(r *rewriting, i int, name []byte, c *content) (number uin
 		return k.prepareNamed(r, i, c)
 	}
 	r.cut(i, i)
-	r.out = k.w.appendParse(r.out, c, 0)
+	r.out = k.w.appendParse(r.out, c.text, 0)
 	k.answers.push(answer{kind: parsed, ours: true, content: c})
 	return 0
 }
@@ -340,7 +363,7 @@ func (k *link) prepareNamed(r *rewriting, i int, c *content) (number uint64) {
 	number = c.number.Load()
 	k.server.Prepared.Add(number)
 	r.cut(i, i)
-	r.out = k.w.appendParse(r.out, c, number)
+	r.out = k.w.appendParse(r.out, c.text, number)
 	k.answers.push(answer{kind: parsed, ours: true, content: c, number: number})
 	return number
 }
@@ -369,17 +392,18 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 		return k.parseLong(r, i, used, body, name)
 	}
 	if s.statements.find([]byte(name)) != nil && name != "" {
-		return k.parseTaken(r, i, used, body, name, c)
+		return k.parseTaken(r, i, used, body, name)
 	}
 	number := c.number.Load()
 	known := prepared.Use(number)
 	switch {
 	case name == "" && k.answers.parsing(c): // whether the server knows it is not certain
 		prepared.Unnamed = number
-		known, number = false, 0
+		number = 0
 	case known && c.query: // it answers as if it did it again
 		r.cut(i, i+pgwire.HeaderSize+body)
-		r.out = append(r.out, pgwire.Parse, 0, 0, 0, 14, 0, 'S', 'E', 'L', 'E', 'C', 'T', 0, 0, 0)
+		r.out = k.w.appendParse(r.out, emptySelect, 0)
+		used = pgwire.HeaderSize + body
 		prepared.Unnamed = 0
 		number = 0
 	case known: // it must say whether it may be parsed now
@@ -401,10 +425,6 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 	}
 	k.answers.push(answer{kind: parsed, name: name, content: c, number: number})
 	k.upSkip = body - (used - pgwire.HeaderSize)
-	if known && c.query {
-		k.upSkip = 0
-		return pgwire.HeaderSize + body
-	}
 	return used
 }
 
@@ -415,7 +435,7 @@ func (k *link) unname(r *rewriting, i, used, body int, name string) {
 }
 
 // parseTaken deals with a Parse of a name that the client has given already: the server shall say so.
-func (k *link) parseTaken(r *rewriting, i, used, body int, name string, c *content) int {
+func (k *link) parseTaken(r *rewriting, i, used, body int, name string) int {
 	old := k.asNow([]byte(name), k.session.statements.named[name])
 	number := k.prepare(r, i, []byte(name), old)
 	k.rename(r, i, used, 0, body, len(name), number)
@@ -430,7 +450,7 @@ func (k *link) parseLong(r *rewriting, i, used, body int, name string) int {
 	c := &content{}
 	c.number.Store(k.w.srv.nextStatement())
 	if s.statements.find([]byte(name)) != nil && name != "" {
-		return k.parseTaken(r, i, used, body, name, c)
+		return k.parseTaken(r, i, used, body, name)
 	}
 	k.scan(1)
 	k.forget = k.words.forget
@@ -487,12 +507,11 @@ func (k *link) checkSize() {
 
 // closeStatement deals with the Close of a statement at i. The server keeps a named one, for others: it closes one that there
 // is not, which succeeds as well.
-func (k *link) closeStatement(r *rewriting, i int, name string, c *content) {
+func (k *link) closeStatement(r *rewriting, i, body int, name string, c *content) {
 	a := answer{kind: closed, name: name, content: c}
 	if name == "" {
 		k.forgetUnnamed()
 	} else {
-		body, _ := pgwire.Length(r.chunk[i:])
 		r.cut(i, i+pgwire.HeaderSize+body)
 		r.out = appendHeader(r.out, pgwire.Close, 1+k.w.srv.nameLength(noStatement)+1)
 		r.out = append(k.w.srv.appendName(append(r.out, 'S'), noStatement), 0)

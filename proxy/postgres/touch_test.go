@@ -327,16 +327,6 @@ func TestPreparedStatementsAreTheClientsOwn(t *testing.T) {
 	pgtest.Shared(t)
 	w := start(t, settings{servers: 1})
 	a, b := w.client(), w.client()
-	ask := func(c *pgtest.Client, messages ...frontend) string {
-		c.Send(append(messages, synchronize)...)
-		got := c.UntilReady(1)
-		for _, m := range got {
-			if m.Type == 'E' {
-				return m.Field('C')
-			}
-		}
-		return strings.Join(pgtest.Rows(got), " ")
-	}
 	steps := []struct {
 		c    *pgtest.Client
 		do   []frontend
