@@ -10,12 +10,8 @@ import (
 	"time"
 )
 
-// What a caller that was turned away is told.
-var (
-	ErrRate         = errors.New("rate limit exceeded")
-	ErrQueueFull    = errors.New("too many clients are waiting")
-	ErrQueueTimeout = errors.New("waited too long for a server connection")
-)
+// ErrRate is what a caller is told for whom there is no token.
+var ErrRate = errors.New("rate limit exceeded")
 
 // Bucket hands out tokens, one for each transaction that starts. It is safe for concurrent use.
 type Bucket interface {

@@ -1,0 +1,126 @@
+package limiter
+
+import (
+	"container/list"
+	"math"
+	"time"
+)
+
+// Fingerprint tells statements apart by what they do, whatever their constants. 0 is that of a statement nobody has looked at.
+type Fingerprint uint64
+
+const (
+	// longAfter is how long a statement's transaction takes on average, in a class that goes to the lane of its own.
+	longAfter = 250 * time.Millisecond
+	// mostClasses bounds how many classes are remembered; the one that was used longest ago makes room.
+	mostClasses = 4096
+)
+
+// class is what is known of the statements with one fingerprint.
+type class struct {
+	of    Fingerprint
+	place *list.Element
+	hold  average // nanoseconds that transactions which begin with such a statement hold a slot
+	long  bool
+	base  base
+}
+
+// held notes how long a slot was held. A class is long when it takes long on average, and short again only when it clearly does not.
+func (c *class) held(nanoseconds float64) {
+	if c == nil {
+		return
+	}
+	c.hold.note(nanoseconds)
+	switch {
+	case c.hold.mean > float64(longAfter) && c.hold.n >= fewSamples:
+		c.long = true
+	case c.hold.mean < float64(longAfter)/2:
+		c.long = false
+	}
+}
+
+// isLong notes that one is still running after so long.
+func (c *class) isLong(nanoseconds float64) {
+	if c == nil || c.long {
+		return
+	}
+	c.long = true
+	c.hold.n = max(c.hold.n, fewSamples)
+	c.hold.mean = max(c.hold.mean, nanoseconds)
+}
+
+// classes are the classes of one resource, the last used in front.
+type classes struct {
+	known map[Fingerprint]*class
+	used  list.List
+}
+
+func (t *classes) init() { t.known = make(map[Fingerprint]*class) }
+
+// find returns the class of f, nil for 0.
+func (t *classes) find(f Fingerprint) *class {
+	if f == 0 {
+		return nil
+	}
+	if c := t.known[f]; c != nil {
+		if t.used.Front() != c.place {
+			t.used.MoveToFront(c.place)
+		}
+		return c
+	}
+	if len(t.known) >= mostClasses {
+		oldest := t.used.Back()
+		delete(t.known, t.used.Remove(oldest).(*class).of)
+	}
+	c := &class{of: f}
+	c.place = t.used.PushFront(c)
+	t.known[f] = c
+	return c
+}
+
+// base is how long a statement of a class takes when nothing is in its way: a low quantile of what it took, learned while the
+// resource has little to do, and otherwise only downwards, so that neither a storm nor a slow drift becomes the new normal.
+type base struct {
+	nanoseconds float64
+	calm        float64 // the same as of the last time when there was little to do; the most it may rise to until then
+	n           int
+	raised      int64 // when calm last rose
+}
+
+const (
+	baseQuantile = 0.2
+	firstSamples = 100  // the first ones count whatever the load
+	baseStep     = 0.05 // of the value, for each sample
+	risePerMin   = 0.05 // of the value, at most
+)
+
+// note learns from one statement (stochastic approximation of the quantile: Robbins and Monro, 1951).
+func (b *base) note(took float64, calm bool, now int64) {
+	if b.n == 0 {
+		b.nanoseconds, b.calm, b.raised = took, took, now
+	}
+	b.n++
+	step := b.nanoseconds * baseStep
+	if took < b.nanoseconds {
+		b.nanoseconds = max(took, b.nanoseconds-step*(1-baseQuantile))
+	} else {
+		b.nanoseconds = min(took, b.nanoseconds+step*baseQuantile)
+	}
+	switch {
+	case b.n <= firstSamples, b.nanoseconds < b.calm && calm:
+		b.calm, b.raised = b.nanoseconds, now
+	case calm:
+		most := b.calm * math.Pow(1+risePerMin, float64(now-b.raised)/float64(time.Minute))
+		if b.nanoseconds > most {
+			b.nanoseconds = most
+		}
+		b.calm, b.raised = b.nanoseconds, now
+	default:
+		b.nanoseconds = min(b.nanoseconds, b.calm)
+	}
+}
+
+// known reports whether there is enough to compare with.
+func (b *base) known() bool { return b.n >= baseSamples }
+
+const baseSamples = 20

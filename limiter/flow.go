@@ -1,0 +1,137 @@
+package limiter
+
+// Level is a priority as a number, the most important first.
+type Level uint8
+
+// The levels.
+const (
+	LevelCritical Level = iota
+	LevelNormal
+	LevelBatch
+	LevelSheddable
+
+	levelCount = 4
+)
+
+// Flow is a caller as the queue sees it: whose requests are served in turn with those of other flows, by the server time they
+// use (start-time fair queueing: Goyal, Vin and Cheng, 1996). It belongs to one [Slots], which guards it.
+type Flow struct {
+	weight float64
+	most   int // slots at once; 0: no limit of its own
+
+	running int
+	virtual float64 // server time used so far by weight, in nanoseconds; never behind that of the resource when it returns
+	lines   [levelCount][lanes]line
+	places  [levelCount][lanes]int // in the heaps of flows that wait, from 1; 0: not there
+}
+
+// NewFlow makes a flow of that weight, 1 or more, that may have at most so many slots at once; 0: any number.
+func NewFlow(weight, most int) *Flow { return &Flow{weight: float64(max(weight, 1)), most: most} }
+
+func (f *Flow) line(r *Request) *line { return &f.lines[r.Level][r.lane] }
+
+// use charges the flow with nanoseconds of server time; less than none gives back.
+func (f *Flow) use(nanoseconds float64) { f.virtual += nanoseconds / f.weight }
+
+// full reports whether the flow has as many slots as it may have.
+func (f *Flow) full() bool { return f.most > 0 && f.running >= f.most }
+
+// level are the flows that wait with requests of one priority, in one lane: a heap by virtual time, in which flows that have
+// all the slots they may have come last.
+type level struct {
+	heap    []*Flow
+	arrival bool // order of arrival instead of fairness
+	waiting int  // requests
+	weight  float64
+	served  rate // grants
+	l, n    int
+}
+
+// place is where f keeps its index in this heap.
+func (v *level) place(f *Flow) *int { return &f.places[v.l][v.n] }
+
+// first is the flow to be served next, nil when none may be.
+func (v *level) first() *Flow {
+	if len(v.heap) == 0 || v.heap[0].full() {
+		return nil
+	}
+	return v.heap[0]
+}
+
+func (v *level) less(a, b *Flow) bool {
+	if a.full() != b.full() {
+		return b.full()
+	}
+	if v.arrival {
+		return a.lines[v.l][v.n].head.entered < b.lines[v.l][v.n].head.entered
+	}
+	return a.virtual < b.virtual
+}
+
+func (v *level) activate(f *Flow, arrival bool) {
+	v.arrival = arrival
+	v.heap = append(v.heap, f)
+	*v.place(f) = len(v.heap)
+	v.weight += f.weight
+	v.up(len(v.heap) - 1)
+}
+
+func (v *level) deactivate(f *Flow) {
+	i := *v.place(f) - 1
+	last := len(v.heap) - 1
+	v.swap(i, last)
+	v.heap[last] = nil
+	v.heap = v.heap[:last]
+	*v.place(f) = 0
+	v.weight -= f.weight
+	if last == 0 {
+		v.weight = 0 // sums of fractions leave crumbs
+	}
+	if i < last {
+		v.fix(i)
+	}
+}
+
+// reorder puts f at its place, where it waits.
+func (v *level) reorder(f *Flow) {
+	if i := *v.place(f); i > 0 {
+		v.fix(i - 1)
+	}
+}
+
+func (v *level) fix(i int) {
+	v.up(i)
+	v.down(i)
+}
+
+func (v *level) up(i int) {
+	for i > 0 {
+		parent := (i - 1) / 2
+		if !v.less(v.heap[i], v.heap[parent]) {
+			return
+		}
+		v.swap(i, parent)
+		i = parent
+	}
+}
+
+func (v *level) down(i int) {
+	for {
+		least := i
+		for child := 2*i + 1; child <= 2*i+2 && child < len(v.heap); child++ {
+			if v.less(v.heap[child], v.heap[least]) {
+				least = child
+			}
+		}
+		if least == i {
+			return
+		}
+		v.swap(i, least)
+		i = least
+	}
+}
+
+func (v *level) swap(i, j int) {
+	v.heap[i], v.heap[j] = v.heap[j], v.heap[i]
+	*v.place(v.heap[i]), *v.place(v.heap[j]) = i+1, j+1
+}

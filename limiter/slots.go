@@ -1,0 +1,559 @@
+package limiter
+
+import (
+	"errors"
+	"sync"
+	"time"
+)
+
+// What a transaction that gets no slot is told. Each is a rule of [Slots].
+var (
+	ErrQueueFull    = errors.New("too many clients are waiting")
+	ErrQueueTimeout = errors.New("waited too long for a slot")
+	ErrDeadline     = errors.New("could not finish before its deadline")
+	ErrShed         = errors.New("the database is at capacity")
+)
+
+// Verdict is what becomes of a Request at once.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Granted Verdict = iota // it has a slot, until [Slots.Leave]
+	Waiting                // its Waker is going to be told
+	Denied                 // why: [Request.Denial]
+)
+
+// Waker is told, once, that a Request no longer waits: it has a slot, or is denied one. No lock is held.
+type Waker interface{ Wake() }
+
+// Denial is why a Request got no slot, with the numbers that decided.
+type Denial struct {
+	Err        error         // one of the errors above, or what [Slots.Refuse] was given; nil: not denied
+	Expected   time.Duration // the wait that was to be expected, the transaction's own time included for ErrDeadline
+	Limit      time.Duration // the wait, or the time, there was
+	Ahead      int           // requests waiting
+	RetryAfter time.Duration // when the queue is likely to have room
+	Shadow     bool          // it was let pass all the same
+}
+
+// Request is one transaction that asks for a slot. It is part of the asker's struct, who fills in the exported fields before
+// [Slots.Enter] and leaves it alone until the slot is given back, or the wait is over without one.
+type Request struct {
+	Flow     *Flow
+	Level    Level
+	Class    Fingerprint // of its first statement; 0: not known
+	Deadline int64       // monotonic nanoseconds when nobody wants the answer any more; 0: not said
+	Waker    Waker
+
+	denial     Denial
+	state      state
+	lane       lane
+	class      *class
+	entered    int64
+	granted    int64
+	charge     float64  // nanoseconds charged to the flow in advance
+	next, prev *Request // in its line while it waits, among those that run afterwards
+	woken      *Request // the next one to be told
+}
+
+// Denial is why there is no slot; its Err is nil when there is one.
+func (r *Request) Denial() Denial { return r.denial }
+
+type state uint8
+
+const (
+	outside state = iota
+	waiting
+	running
+	keeping // has no slot, but the server connection that goes with one
+	refused
+)
+
+// lane separates statements that take long from all others, so that they cannot have every slot.
+type lane uint8
+
+const (
+	short lane = iota
+	long
+	lanes
+)
+
+// Slots are the rights to run a transaction on one resource, and the queue for them.
+//
+// There are never more than the budget of server connections, and no more than the adaptive limit. Who waits is served by
+// priority first, with a trickle for the lowest; within a priority the flow that has used the least server time for its
+// weight; within a flow in order of arrival. Statements known to take long have at most a part of the slots while others
+// want them.
+//
+// A request is refused when it enters, not after a wait in vain, wherever that can be foreseen: when it could not finish by
+// its deadline, or would have to wait longer than Queue.Wait. A line in which more arrive than leave for a tenth of a second
+// stands: nobody who joins it then waits longer than standingWait, so that what is served is still wanted.
+//
+// All methods are safe for concurrent use. Time is given by the caller, in monotonic nanoseconds.
+type Slots struct {
+	queue  Queue
+	budget int
+	length int // waiting requests
+
+	mu       sync.Mutex // guards what follows; never held while a Waker is told
+	now      int64      // the latest that was heard of
+	limit    int
+	running  [lanes]int
+	kept     int
+	oldest   fifo // those that run, in the order of their start
+	waiting  int
+	levels   [levelCount][lanes]level
+	virtual  float64 // the virtual time of the flow that was served last
+	turns    int     // grants since a lower priority had its turn
+	lower    int     // the one that had it last
+	hold     [lanes]average
+	demand   peak // slots that short statements used or waited for lately
+	classes  classes
+	adaptive adaptive
+	closed   error
+
+	switches switches
+}
+
+// switches turn parts off, to show in simulations what each is good for.
+type switches struct {
+	noFairness, noStanding, noDeadlines, noLanes, newestFirst bool
+}
+
+// NewSlots makes the slots of a resource with a budget of that many server connections. queue and adaptive are meant to have
+// their defaults.
+func NewSlots(budget int, queue Queue, a Adaptive) *Slots {
+	s := &Slots{queue: queue, budget: budget, length: int(queue.Length)}
+	if s.length == 0 {
+		s.length = max(leastQueue, queuePerConnection*budget)
+	}
+	for l := range s.levels {
+		for n := range s.levels[l] {
+			s.levels[l][n].l, s.levels[l][n].n = l, n
+		}
+	}
+	s.adaptive = newAdaptive(a, budget)
+	s.limit = s.adaptive.enforced(budget)
+	s.classes.init()
+	return s
+}
+
+// queue.length: auto. The wait bounds the queue long before that; this bounds its memory.
+const (
+	queuePerConnection = 50
+	leastQueue         = 1000
+)
+
+// Enter asks for a slot. It never blocks, and allocates nothing unless the class is new.
+func (s *Slots) Enter(r *Request, now int64) Verdict {
+	s.mu.Lock()
+	var woken chain
+	v := s.enterLocked(r, s.passLocked(now), &woken)
+	s.mu.Unlock()
+	wake(woken.head)
+	return v
+}
+
+func (s *Slots) enterLocked(r *Request, now int64, woken *chain) Verdict {
+	r.denial = Denial{}
+	r.class = s.classes.find(r.Class)
+	r.lane = s.laneOf(r.class)
+	r.entered = now
+	if r.lane == short {
+		s.noteDemandLocked(now)
+	}
+	if s.closed != nil {
+		r.denial.Err = s.closed
+		return Denied
+	}
+	if s.mayRunLocked(r.lane, r.Flow) {
+		if d, late := s.lateLocked(r, now, 0); late && s.refusesLocked(r, d) {
+			return Denied
+		}
+		s.grantLocked(r, now)
+		return Granted
+	}
+	line := r.Flow.line(r)
+	if line.roll(now) && s.queue.Mode == Enforce {
+		s.shortenLocked(line, now, woken)
+	}
+	if d, no := s.turnsAwayLocked(r, line, now, woken); no && s.refusesLocked(r, d) {
+		line.arrivals++
+		return Denied
+	}
+	s.joinLocked(r, line)
+	return Waiting
+}
+
+// refusesLocked notes a denial and reports whether it holds: in shadow mode it does not.
+func (s *Slots) refusesLocked(r *Request, d Denial) bool {
+	r.denial = d
+	r.denial.Shadow = s.queue.Mode == Shadow
+	return s.queue.Mode == Enforce
+}
+
+// Leave gives the slot back that r has, or had kept, and lets others have it. took is how long the database took for the first
+// statement; 0: that says nothing about it, as it failed or nobody waited for its end.
+func (s *Slots) Leave(r *Request, now int64, took time.Duration) {
+	s.mu.Lock()
+	now = s.passLocked(now)
+	switch r.state {
+	case running:
+		s.stopLocked(r, now, took)
+	case keeping:
+		s.kept--
+	}
+	r.state = outside
+	woken := s.dispatchLocked(now)
+	s.mu.Unlock()
+	wake(woken)
+}
+
+// Abandon takes r out of the queue and reports whether it was there. If it was not, its Waker is or was told, and a slot that
+// it got has to be given back.
+func (s *Slots) Abandon(r *Request, now int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.state != waiting {
+		return false
+	}
+	s.passLocked(now)
+	s.quitLocked(r)
+	r.state = outside
+	return true
+}
+
+// Keep has r give its slot back, but keep the server connection that goes with it. took is as for Leave.
+func (s *Slots) Keep(r *Request, now int64, took time.Duration) {
+	s.mu.Lock()
+	now = s.passLocked(now)
+	if r.state == running {
+		s.stopLocked(r, now, took)
+		r.state = keeping
+		s.kept++
+	}
+	woken := s.dispatchLocked(now)
+	s.mu.Unlock()
+	wake(woken)
+}
+
+// Resume gives r, which has kept its server connection, a slot again. It does not wait: the connection is its own, and
+// keeping others from it would help nobody.
+func (s *Slots) Resume(r *Request, now int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now = s.passLocked(now)
+	if r.state == keeping {
+		s.kept--
+		r.class = s.classes.find(r.Class)
+		r.lane = s.laneOf(r.class)
+		s.grantLocked(r, now)
+	}
+}
+
+// Refuse denies everyone who waits, with err.
+func (s *Slots) Refuse(err error, now int64) {
+	s.mu.Lock()
+	s.passLocked(now)
+	var woken chain
+	for l := range s.levels {
+		for n := range s.levels[l] {
+			for flow := s.levels[l][n].first(); flow != nil; flow = s.levels[l][n].first() {
+				s.denyLocked(flow.lines[l][n].head, Denial{Err: err}, &woken)
+			}
+		}
+	}
+	s.mu.Unlock()
+	wake(woken.head)
+}
+
+// Close denies everyone who waits, and whoever comes later, with err.
+func (s *Slots) Close(err error, now int64) {
+	s.mu.Lock()
+	s.closed = err
+	s.mu.Unlock()
+	s.Refuse(err, now)
+}
+
+// TimedOut is the Denial of a request that gave up after it has waited as long as Queue.Wait allows.
+func (s *Slots) TimedOut(waited time.Duration) Denial {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Denial{Err: ErrQueueTimeout, Expected: waited, Limit: s.queue.Wait, Ahead: s.waiting, RetryAfter: s.queue.Wait}
+}
+
+// Wait is the longest a request may wait, 0 for no bound.
+func (s *Slots) Wait() time.Duration {
+	if s.queue.Mode != Enforce {
+		return 0
+	}
+	return s.queue.Wait
+}
+
+// passLocked lets time pass. Those who call have clocks that are a moment apart.
+func (s *Slots) passLocked(now int64) int64 {
+	s.now = max(s.now, now)
+	s.adaptive.look(!s.crowdedLocked(), s.running[short]+s.running[long] >= s.limit)
+	if s.adaptive.due(s.now) {
+		s.limit = s.adaptive.decide(s.now, s.budget)
+	}
+	return s.now
+}
+
+// tellingLocked is the lane whose statements tell how the database is doing: the short ones, as long as there are any.
+func (s *Slots) tellingLocked() lane {
+	if s.demand.value < 1 {
+		return long
+	}
+	return short
+}
+
+// crowdedLocked reports whether anyone waits because all slots are taken, and not because long statements may not have more.
+func (s *Slots) crowdedLocked() bool {
+	n := s.tellingLocked()
+	for l := range s.levels {
+		if s.levels[l][n].waiting > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// mayRunLocked reports whether one more may run now in a lane.
+func (s *Slots) mayRunLocked(n lane, f *Flow) bool {
+	all := s.running[short] + s.running[long]
+	return all < s.limit && all+s.kept < s.budget && (f == nil || f.most == 0 || f.running < f.most) &&
+		(n == short || s.running[long] < s.longSlotsLocked())
+}
+
+// longSlotsLocked is how many slots long statements may have: a quarter, and beyond that what the others have not needed
+// lately, except for one.
+func (s *Slots) longSlotsLocked() int {
+	if s.switches.noLanes {
+		return s.limit
+	}
+	return max(1, s.limit/longShare, min(s.limit-1, s.limit-int(s.demand.value+.5)))
+}
+
+const longShare = 4 // one in so many slots
+
+func (s *Slots) laneOf(c *class) lane {
+	if c != nil && c.long && !s.switches.noLanes {
+		return long
+	}
+	return short
+}
+
+func (s *Slots) noteDemandLocked(now int64) {
+	queued := 0
+	for l := range s.levels {
+		queued += s.levels[l][short].waiting
+	}
+	s.demand.note(float64(s.running[short]+queued+1), now)
+}
+
+// grantLocked gives r a slot.
+func (s *Slots) grantLocked(r *Request, now int64) {
+	r.state = running
+	r.granted = now
+	s.running[r.lane]++
+	r.Flow.running++
+	s.oldest.push(r)
+	s.levels[r.Level][r.lane].served.note(now)
+	r.Flow.virtual = max(r.Flow.virtual, s.virtual)
+	s.virtual = r.Flow.virtual
+	r.charge = s.usualLocked(r)
+	r.Flow.use(r.charge)
+	s.reorderLocked(r.Flow)
+}
+
+// stopLocked takes r's slot away and settles what the flow is charged.
+func (s *Slots) stopLocked(r *Request, now int64, took time.Duration) {
+	held := float64(now - r.granted)
+	calm := s.waiting == 0 && float64(s.running[short]+s.running[long]) <= calmShare*float64(s.limit)
+	s.oldest.remove(r)
+	s.running[r.lane]--
+	f := r.Flow
+	f.running--
+	f.use(held - r.charge)
+	s.reorderLocked(f)
+	s.hold[r.lane].note(held)
+	if took > 0 {
+		r.class.held(held)
+		if r.lane == s.tellingLocked() {
+			s.adaptive.note(r.class, float64(took), calm, now)
+		}
+	}
+}
+
+// calmShare is the part of the slots in use up to which statements are taken not to be in each other's way.
+const calmShare = 0.6
+
+// usualLocked is how long a slot is usually held by such a request, in nanoseconds.
+func (s *Slots) usualLocked(r *Request) float64 {
+	if r.class != nil && r.class.hold.n >= fewSamples {
+		return r.class.hold.mean
+	}
+	return s.hold[r.lane].mean
+}
+
+// dispatchLocked hands out the slots there are to those who wait, and returns whom to wake.
+func (s *Slots) dispatchLocked(now int64) *Request {
+	if s.waiting == 0 {
+		return nil
+	}
+	s.callLongLocked(now)
+	var woken chain
+	for s.mayRunLocked(short, nil) {
+		r := s.nextLocked()
+		if r == nil {
+			break
+		}
+		if d, late := s.lateLocked(r, now, 0); late && s.queue.Mode == Enforce {
+			s.denyLocked(r, d, &woken)
+			continue
+		}
+		r.Flow.line(r).grants++
+		s.quitLocked(r)
+		s.grantLocked(r, now)
+		woken.add(r)
+	}
+	return woken.head
+}
+
+// callLongLocked moves statements that have been running for long to the lane where they belong, and remembers them as such.
+func (s *Slots) callLongLocked(now int64) {
+	for r := s.oldest.head; r != nil && now-r.granted > int64(longAfter) && !s.switches.noLanes; r = r.next {
+		if r.lane == short {
+			s.running[short]--
+			r.lane = long
+			s.running[long]++
+			r.class.isLong(float64(now - r.granted))
+		}
+	}
+}
+
+// trickle is how many grants go to the highest priority that waits before one goes to a lower one, each of them in turn.
+const trickle = 16
+
+// nextLocked is the request to be served next, of those that may be; nil: there is none. It stays where it is.
+func (s *Slots) nextLocked() *Request {
+	s.turns++
+	if s.turns >= trickle {
+		s.turns = 0
+		for range levelCount - 1 {
+			if s.lower--; s.lower < 1 {
+				s.lower = levelCount - 1
+			}
+			if r := s.frontLocked(s.lower); r != nil {
+				return r
+			}
+		}
+	}
+	for l := range levelCount {
+		if r := s.frontLocked(l); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
+// frontLocked is the first request of a priority: of the flow that has used least, in whichever lane may be served.
+func (s *Slots) frontLocked(l int) *Request {
+	var best *Flow
+	in := short
+	for n := range lanes {
+		if !s.mayRunLocked(n, nil) {
+			continue
+		}
+		if f := s.levels[l][n].first(); f != nil && (best == nil || f.virtual < best.virtual) {
+			best, in = f, n
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	line := &best.lines[l][in]
+	if s.switches.newestFirst && line.standing {
+		return line.tail
+	}
+	return line.head
+}
+
+// joinLocked puts r at the end of its line.
+func (s *Slots) joinLocked(r *Request, line *line) {
+	r.state = waiting
+	line.arrivals++
+	line.push(r)
+	s.waiting++
+	lv := &s.levels[r.Level][r.lane]
+	lv.waiting++
+	if line.len == 1 {
+		r.Flow.virtual = max(r.Flow.virtual, s.virtual) // who rested has saved nothing up
+		lv.activate(r.Flow, s.switches.noFairness)
+		s.reorderLocked(r.Flow)
+	}
+}
+
+// quitLocked takes r out of its line.
+func (s *Slots) quitLocked(r *Request) {
+	line := r.Flow.line(r)
+	line.remove(r)
+	s.waiting--
+	lv := &s.levels[r.Level][r.lane]
+	lv.waiting--
+	if line.len == 0 {
+		line.empty()
+		lv.deactivate(r.Flow)
+	} else if lv.arrival {
+		lv.reorder(r.Flow)
+	}
+}
+
+// denyLocked ends r's wait without a slot.
+func (s *Slots) denyLocked(r *Request, d Denial, woken *chain) {
+	s.quitLocked(r)
+	r.state = refused
+	r.denial = d
+	woken.add(r)
+}
+
+// reorderLocked puts a flow, whose virtual time has changed or which may now have more slots or no more, at its place.
+func (s *Slots) reorderLocked(f *Flow) {
+	for l := range s.levels {
+		for n := range s.levels[l] {
+			s.levels[l][n].reorder(f)
+		}
+	}
+}
+
+// chain are requests to be woken, in order.
+type chain struct{ head, tail *Request }
+
+func (c *chain) add(r *Request) {
+	r.woken = nil
+	if c.tail == nil {
+		c.head = r
+	} else {
+		c.tail.woken = r
+	}
+	c.tail = r
+}
+
+// wake tells them. Each is its owner's again as soon as it is told.
+func wake(r *Request) {
+	for r != nil {
+		next := r.woken
+		r.woken = nil
+		r.Waker.Wake()
+		r = next
+	}
+}
+
+// Limit is how many transactions may run at once now.
+func (s *Slots) Limit() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.limit
+}

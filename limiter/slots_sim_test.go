@@ -1,0 +1,337 @@
+package limiter_test
+
+import (
+	"cmp"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/weirproxy/weir/limiter"
+)
+
+// world is a simulated resource with weir's slots in front of it, in virtual time: an event after the other, nothing sleeps.
+// The database shares its processors evenly among all that runs (processor sharing), as a server with CPU-bound queries does.
+type world struct {
+	rng   *rand.Rand
+	now   int64
+	slots *limiter.Slots
+
+	cores   float64
+	inside  []*function // what the database works on
+	events  []event     // a heap by time
+	counter int
+	free    int // kept connections that are free; negative: as many as wanted
+	pending []*function
+	kinds   []*kind
+	horizon int64
+	limits  []int // the limit, every 100 ms
+	goods   []int64
+}
+
+type event struct {
+	at   int64
+	turn int
+	do   func()
+}
+
+// kind is one sort of function.
+type kind struct {
+	name     string
+	flow     *limiter.Flow
+	level    limiter.Level
+	class    limiter.Fingerprint
+	perSec   func(now int64) float64
+	work     func(*rand.Rand) time.Duration // of processor time
+	sleep    time.Duration                  // of time in the database without it
+	deadline time.Duration                  // after which it is gone
+	tells    bool                           // what its deadline is
+
+	offered, good, late, denied int
+	latency, refusal            []time.Duration
+}
+
+// function is one of a kind on its way. It is its own Waker.
+type function struct {
+	limiter.Request
+	w       *world
+	kind    *kind
+	arrived int64
+	sent    int64 // to weir
+	left    float64
+	started int64
+	sleeps  time.Duration
+	place   int
+	gone    bool
+	done    bool
+}
+
+func newWorld(seed uint64, cores float64, slots *limiter.Slots) *world {
+	return &world{rng: rand.New(rand.NewPCG(seed, 7)), cores: cores, slots: slots, free: -1}
+}
+
+func (w *world) at(t int64, do func()) {
+	w.counter++
+	w.events = append(w.events, event{t, w.counter, do})
+	for i := len(w.events) - 1; i > 0; {
+		p := (i - 1) / 2
+		if !w.before(i, p) {
+			break
+		}
+		w.events[i], w.events[p] = w.events[p], w.events[i]
+		i = p
+	}
+}
+
+func (w *world) before(i, j int) bool {
+	return cmp.Or(cmp.Compare(w.events[i].at, w.events[j].at), cmp.Compare(w.events[i].turn, w.events[j].turn)) < 0
+}
+
+func (w *world) pop() event {
+	first, last := w.events[0], len(w.events)-1
+	w.events[0] = w.events[last]
+	w.events[last] = event{}
+	w.events = w.events[:last]
+	for i := 0; ; {
+		least := i
+		for c := 2*i + 1; c <= 2*i+2 && c < last; c++ {
+			if w.before(c, least) {
+				least = c
+			}
+		}
+		if least == i {
+			return first
+		}
+		w.events[i], w.events[least] = w.events[least], w.events[i]
+		i = least
+	}
+}
+
+// run lets functions arrive until the end, and drains.
+func (w *world) run(end time.Duration) {
+	w.horizon = int64(end)
+	for _, k := range w.kinds {
+		w.arrive(k)
+	}
+	for t := int64(0); t < w.horizon; t += int64(100 * time.Millisecond) {
+		w.at(t, func() { w.limits = append(w.limits, w.slots.Limit()) })
+	}
+	for {
+		next, finishing := w.nextFinish()
+		if len(w.events) > 0 && (finishing == nil || w.events[0].at <= next) {
+			e := w.pop()
+			w.pass(e.at)
+			e.do()
+			continue
+		}
+		if finishing == nil {
+			return
+		}
+		w.pass(next)
+		w.finish(finishing)
+	}
+}
+
+func (w *world) speed() float64 {
+	running := 0
+	for _, f := range w.inside {
+		if f.left > 0 {
+			running++
+		}
+	}
+	return min(1, w.cores/float64(max(running, 1)))
+}
+
+// pass lets the database work until then.
+func (w *world) pass(then int64) {
+	each := float64(then-w.now) * w.speed()
+	for _, f := range w.inside {
+		if f.left > 0 {
+			f.left = max(f.left-each, 0)
+		}
+	}
+	w.now = then
+}
+
+// nextFinish is who finishes its processor time first, and when.
+func (w *world) nextFinish() (int64, *function) {
+	var first *function
+	for _, f := range w.inside {
+		if f.left >= 0 && !f.done && (first == nil || f.left < first.left) && f.sleeps == 0 {
+			first = f
+		}
+	}
+	if first == nil {
+		return 0, nil
+	}
+	return w.now + int64(math.Ceil(first.left/w.speed())), first
+}
+
+func (w *world) arrive(k *kind) {
+	perSec := k.perSec(w.now)
+	if perSec <= 0 {
+		if w.now < w.horizon {
+			w.at(w.now+int64(10*time.Millisecond), func() { w.arrive(k) })
+		}
+		return
+	}
+	next := w.now + int64(w.rng.ExpFloat64()/perSec*float64(time.Second))
+	if next >= w.horizon {
+		return
+	}
+	w.at(next, func() {
+		w.launch(k)
+		w.arrive(k)
+	})
+}
+
+func (w *world) launch(k *kind) {
+	k.offered++
+	f := &function{w: w, kind: k, arrived: w.now}
+	w.at(w.now+int64(k.deadline), f.giveUp)
+	if w.free == 0 {
+		w.pending = append(w.pending, f)
+		return
+	}
+	f.send()
+}
+
+// send is the function's transaction on its way through weir.
+func (f *function) send() {
+	w, k := f.w, f.kind
+	w.free--
+	f.sent = w.now
+	f.Request = limiter.Request{Flow: k.flow, Level: k.level, Class: k.class, Waker: f}
+	if k.tells {
+		f.Deadline = f.arrived + int64(k.deadline)
+	}
+	switch w.slots.Enter(&f.Request, w.now) {
+	case limiter.Granted:
+		f.start()
+	case limiter.Denied:
+		f.denied()
+	case limiter.Waiting:
+		if wait := w.slots.Wait(); wait > 0 {
+			w.at(w.now+int64(wait), f.waitedOut)
+		}
+	}
+}
+
+func (f *function) Wake() {
+	f.w.at(f.w.now, func() {
+		switch {
+		case f.gone && f.Denial().Err == nil:
+			f.w.slots.Leave(&f.Request, f.w.now, 0)
+		case f.gone:
+		case f.Denial().Err != nil:
+			f.denied()
+		default:
+			f.start()
+		}
+	})
+}
+
+func (f *function) start() {
+	w := f.w
+	f.left = float64(f.kind.work(w.rng))
+	f.started = w.now
+	w.inside = append(w.inside, f)
+	if f.kind.sleep > 0 {
+		f.sleeps = f.kind.sleep
+		w.at(w.now+int64(f.sleeps), func() { f.sleeps = 0 })
+	}
+}
+
+func (w *world) finish(f *function) {
+	f.done = true
+	i := slices.Index(w.inside, f)
+	w.inside = slices.Delete(w.inside, i, i+1)
+	w.slots.Leave(&f.Request, w.now, time.Duration(w.now-f.started))
+	if f.gone {
+		return
+	}
+	f.kind.good++
+	f.kind.latency = append(f.kind.latency, time.Duration(w.now-f.arrived))
+	w.goods = append(w.goods, w.now)
+	f.release()
+}
+
+func (f *function) denied() {
+	if f.done || f.gone {
+		return
+	}
+	f.done = true
+	f.kind.denied++
+	f.kind.refusal = append(f.kind.refusal, time.Duration(f.w.now-f.sent))
+	f.release()
+}
+
+func (f *function) waitedOut() {
+	if !f.done && !f.gone && f.w.slots.Abandon(&f.Request, f.w.now) {
+		f.denied()
+	}
+}
+
+// giveUp is the function's end at its deadline. Its connection is gone, a new one takes its place; what the database has
+// begun for it is cancelled.
+func (f *function) giveUp() {
+	w := f.w
+	if f.done {
+		return
+	}
+	f.gone = true
+	f.kind.late++
+	if i := slices.Index(w.pending, f); i >= 0 {
+		w.pending = slices.Delete(w.pending, i, i+1)
+		return
+	}
+	if i := slices.Index(w.inside, f); i >= 0 {
+		f.done = true
+		w.inside = slices.Delete(w.inside, i, i+1)
+		w.slots.Leave(&f.Request, w.now, 0)
+	} else {
+		w.slots.Abandon(&f.Request, w.now)
+	}
+	f.release()
+}
+
+// release gives the connection to the next function that wants one.
+func (f *function) release() {
+	w := f.w
+	w.free++
+	if len(w.pending) > 0 {
+		next := w.pending[0]
+		w.pending = w.pending[1:]
+		next.send()
+	}
+}
+
+func (k *kind) goodput() float64 { return float64(k.good) / float64(max(k.offered, 1)) }
+
+func percentile(d []time.Duration, p float64) time.Duration {
+	if len(d) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(d))
+	return sorted[min(len(sorted)-1, int(p*float64(len(sorted))))]
+}
+
+func steady(perSec float64) func(int64) float64 { return func(int64) float64 { return perSec } }
+
+func between(least, most time.Duration) func(*rand.Rand) time.Duration {
+	return func(rng *rand.Rand) time.Duration { return least + time.Duration(rng.Int64N(int64(most-least))) }
+}
+
+// oltp is a function with a query of 3 to 5 ms of processor time and a deadline of a second, of which a core does 250 a second.
+func oltp(perSec func(int64) float64) *kind {
+	return &kind{
+		name: "oltp", flow: limiter.NewFlow(1, 0), level: limiter.LevelNormal, class: 1, perSec: perSec,
+		work: between(3*time.Millisecond, 5*time.Millisecond), deadline: time.Second,
+	}
+}
+
+const capacity = 250.0
+
+func newSlots(a limiter.Adaptive) *limiter.Slots {
+	return limiter.NewSlots(20, limiter.Queue{}.WithDefaults(), a.WithDefaults())
+}
