@@ -320,7 +320,10 @@ func (r *reader) checkResource(path string, res *Resource, cfg *Config) {
 	if !r.ok(join(path, "connections")) {
 		connections = int(^uint(0) >> 1) // unknown, so nothing is above it
 	}
-	if res.Adaptive != nil && r.ok(join(path, "adaptive")) {
+	if r.ok(join(path, "adaptive")) {
+		if _, written := r.at[join(join(path, "adaptive"), "min")]; !written {
+			res.Adaptive.Min = min(res.Adaptive.Min, connections)
+		}
 		res.Adaptive.Validate(connections, r.under(join(path, "adaptive")))
 	}
 	r.checkCallers(join(path, "callers"), res.Callers, connections, cfg)
@@ -357,14 +360,13 @@ func (r *reader) checkRate(path string, rate **limiter.Rate) {
 	filled.Validate(r.under(path))
 }
 
-func (r *reader) checkCallers(path string, callers []limiter.Caller, connections int, cfg *Config) {
+func (r *reader) checkCallers(path string, callers []limiter.CallerRule, connections int, cfg *Config) {
 	names := map[string]int{}
 	for i := range callers {
 		item := fmt.Sprintf("%s[%d]", path, i)
 		if !r.ok(item) {
 			continue
 		}
-		callers[i] = callers[i].WithDefaults()
 		c := callers[i]
 		c.Validate(connections, r.under(item))
 		r.checkRate(join(item, "rate"), &callers[i].Rate)
@@ -389,7 +391,7 @@ func (r *reader) checkCallerUser(path string, match limiter.Match, cfg *Config) 
 		return
 	}
 	for name := range cfg.Users {
-		if (limiter.Match{User: match.User}).Matches(name, "") {
+		if (limiter.Match{User: match.User}).Matches(limiter.Identity{User: name}) {
 			return
 		}
 	}

@@ -357,7 +357,7 @@ resources:
 	if r.Rate.Burst != 1 || r.Rate.Mode != "enforce" || r.Callers[0].Rate.Burst != 11 || r.Callers[0].Weight != 1 || r.Callers[0].Priority != "normal" {
 		t.Errorf("rate %+v, caller %+v with %+v", *r.Rate, r.Callers[0], *r.Callers[0].Rate)
 	}
-	if !r.Adaptive.Enabled || r.Adaptive.Min != 1 || r.Breaker.Failures != 7 || r.Breaker.Ratio != 0.5 || r.Queue.Wait != 2*time.Second || r.Queue.Length != 9 {
+	if !r.Adaptive.Enabled || r.Adaptive.Min != 4 || r.Breaker.Failures != 7 || r.Breaker.Ratio != 0.5 || r.Queue.Wait != 2*time.Second || r.Queue.Length != 9 {
 		t.Errorf("adaptive %+v, breaker %+v, queue %+v", *r.Adaptive, r.Breaker, r.Queue)
 	}
 	if r.Timeouts.Query != time.Second || r.Timeouts.IdleInTransaction != time.Minute || cfg.Fleet.Name != "default" {

@@ -188,8 +188,8 @@ func prefill(section any) {
 		*s = limiter.Rate{}.WithDefaults()
 	case *limiter.Adaptive:
 		*s = limiter.Adaptive{Enabled: true}.WithDefaults()
-	case *limiter.Caller:
-		*s = limiter.Caller{}.WithDefaults()
+	case *limiter.CallerRule:
+		*s = limiter.CallerRule{}.WithDefaults()
 	case *fleet.Config:
 		*s = fleet.Config{}.WithDefaults()
 	case *breaker.Config:

@@ -105,7 +105,7 @@ func TestReferencePageIsUpToDate(t *testing.T) {
 	orders := config.DefaultResource()
 	orders.Rate = new(limiter.Rate{}.WithDefaults())
 	orders.Adaptive = new(limiter.Adaptive{Enabled: true}.WithDefaults())
-	orders.Callers = []limiter.Caller{limiter.Caller{}.WithDefaults()}
+	orders.Callers = []limiter.CallerRule{limiter.CallerRule{}.WithDefaults()}
 	cfg.Resources = map[string]config.Resource{"<name>": orders}
 	cfg.Users = map[string]config.User{"<name>": {}}
 	page.section("", reflect.ValueOf(*cfg))
