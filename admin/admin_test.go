@@ -43,9 +43,10 @@ func stats() proxy.Stats {
 		Refused:   map[string]int64{"clients": 7},
 		Protocol:  map[string]int64{"http": 1},
 		Resources: []proxy.ResourceStats{{
-			Name: "orders", Budget: 80, Waiting: 4,
+			Name: "orders", Budget: 80, Waiting: 4, Limit: 64,
+			Queue:       map[string]int64{"critical": 0, "normal": 4, "batch": 0, "sheddable": 0},
 			Servers:     map[string]int64{"used": 20, "idle": 5},
-			Admitted:    map[string]int64{"default": 12345, "bad\xffname": 1},
+			Admitted:    map[proxy.AdmittedBy]int64{{Caller: "default", Priority: "normal"}: 12345, {Caller: "bad\xffname", Priority: "batch"}: 1},
 			Refused:     []proxy.RefusalStats{{Caller: "default", Reason: "rate", Mode: "enforce", Count: 3}, {Caller: "default", Reason: "rate", Mode: "shadow", Count: 9}},
 			Pinned:      map[string]int64{"listen": 1},
 			QueryErrors: map[string]int64{"23": 6},

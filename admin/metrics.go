@@ -43,10 +43,6 @@ type metric struct {
 	write  func(snapshot, series)
 }
 
-// defaultPriority labels what is admitted or waits: callers have no priorities of their own yet, but dashboards
-// should not have to change when they do.
-const defaultPriority = "normal"
-
 // metrics is all that weir exports about itself. docs/reference/metrics.md is made of it.
 var metrics = []metric{
 	{
@@ -74,8 +70,8 @@ var metrics = []metric{
 		"weir_admitted_total", "Transactions admitted to the resource.", counter,
 		[]string{"resource", "caller", "priority"},
 		perResource(func(r proxy.ResourceStats, out series) {
-			for caller, n := range r.Admitted {
-				out.number(float64(n), caller, defaultPriority)
+			for by, n := range r.Admitted {
+				out.number(float64(n), by.Caller, by.Priority)
 			}
 		}),
 	},
@@ -94,14 +90,21 @@ var metrics = []metric{
 		},
 	},
 	{
-		"weir_queue_length", "Clients waiting for a server connection.", gauge,
+		"weir_queue_length", "Transactions waiting for their turn.", gauge,
 		[]string{"resource", "priority"},
 		perResource(func(r proxy.ResourceStats, out series) {
-			out.number(float64(r.Waiting), defaultPriority)
+			out.counts(r.Queue)
 		}),
 	},
 	{
-		"weir_queue_wait_seconds", "How long transactions waited for a server connection.", histogram,
+		"weir_limit", "Transactions that may run at once: the adaptive limit, or the budget where that is off.", gauge,
+		[]string{"resource"},
+		perResource(func(r proxy.ResourceStats, out series) {
+			out.number(float64(r.Limit))
+		}),
+	},
+	{
+		"weir_queue_wait_seconds", "How long transactions waited for their turn and a server connection.", histogram,
 		[]string{"resource"},
 		perResource(func(r proxy.ResourceStats, out series) {
 			out.histogram(r.QueueWait)

@@ -18,6 +18,8 @@ type Bucket interface {
 	// Take takes one token. Without one it reports false and after how long one may be there; that costs the bucket nothing.
 	// It never blocks, never touches the network and never allocates.
 	Take() (retryAfter time.Duration, ok bool)
+	// Return gives back a token that was taken, so long ago, for a transaction that did not start.
+	Return(ago time.Duration)
 }
 
 var (

@@ -230,6 +230,9 @@ func stranger() *Caller {
 	return &Caller{Name: defaultCaller, Level: LevelNormal, Highest: LevelNormal, Mode: Enforce, Flow: NewFlow(1, 0)}
 }
 
+// Ruled reports whether there are rules, so that callers are told apart by more than their user.
+func (c *Callers) Ruled() bool { return len(c.rules) > 0 }
+
 // Find returns the caller that a client is.
 func (c *Callers) Find(id Identity) *Caller {
 	for i, r := range c.rules {

@@ -58,7 +58,7 @@ func (s *Slots) turnsAwayLocked(r *Request, line *line, now int64, woken *chain)
 	}
 	d := Denial{Expected: expected, Limit: s.queue.Wait, Ahead: s.waiting}
 	if s.waiting >= s.length && !s.pushOutLocked(r, woken) {
-		d.Err, d.RetryAfter = ErrQueueFull, expected
+		d.Err, d.RetryAfter = ErrQueueFull, s.retryAfter(line, expected)
 		return d, true
 	}
 	if line.standing && !s.switches.noStanding {

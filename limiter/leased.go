@@ -51,7 +51,8 @@ const (
 // the period was either granted by the shared bucket in the period or at most Lease before it, and that grants no more than
 // burst/2 + PerSecond·(W+Lease); or it was in a reserve when the period began, and all reserves together hold no more than
 // burst/2 + N (the N only where the burst has less than two tokens for each weir, or for weirs that have just joined). What a
-// crashed weir held is lost, never used twice.
+// crashed weir held is lost, never used twice. A token that comes back unused within a tenth of a Lease may be used for that much
+// longer each time, at most until the lease after the one it was from is over.
 //
 // # Without the store
 //
@@ -184,6 +185,41 @@ func (l *Leased) takeReserve(now time.Time) (left int64, ok bool) {
 		}
 		if l.reserve.CompareAndSwap(held, n-1) {
 			return n - 1, true
+		}
+	}
+}
+
+// atOnce is how soon a token must come back to go to the lease again. It may then be used for as much longer.
+const atOnce = Lease / 10
+
+// Return implements Bucket. What comes back at once goes to the lease; later, when that may be over, to the reserve as far as
+// there is room, and what is left is void.
+func (l *Leased) Return(ago time.Duration) {
+	if alone := l.alone.Load(); alone != nil {
+		alone.Return(ago)
+		return
+	}
+	now := time.Now()
+	if ago < atOnce && l.relend(now) {
+		return
+	}
+	for most := l.mostReserve(l.members(now)); ; {
+		held := l.reserve.Load()
+		if held >= most || l.reserve.CompareAndSwap(held, held+1) {
+			return
+		}
+	}
+}
+
+// relend puts a token back into the lease, unless that is over or was all used.
+func (l *Leased) relend(now time.Time) bool {
+	for {
+		word := l.lent.Load()
+		if n := l.unpack(word, now); uint64(now.Sub(l.born)/time.Millisecond) >= word>>tokenBits || n == maxLent {
+			return false
+		}
+		if l.lent.CompareAndSwap(word, word+1) {
+			return true
 		}
 	}
 }

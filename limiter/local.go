@@ -39,3 +39,6 @@ func (l *Local) leave(n int) {
 	now := l.now()
 	l.bucket.AllowN(now, max(0, int(l.bucket.TokensAt(now))-n))
 }
+
+// Return implements Bucket.
+func (l *Local) Return(time.Duration) { l.bucket.AllowN(l.now(), -1) }

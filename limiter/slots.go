@@ -557,3 +557,23 @@ func (s *Slots) Limit() int {
 	defer s.mu.Unlock()
 	return s.limit
 }
+
+// SlotsStats is what a Slots counts.
+type SlotsStats struct {
+	Limit   int // transactions that may run at once
+	Running int
+	Waiting [levelCount]int // by Level
+}
+
+// Stats says how things are now.
+func (s *Slots) Stats() SlotsStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := SlotsStats{Limit: s.limit, Running: s.running[short] + s.running[long]}
+	for l := range s.levels {
+		for n := range s.levels[l] {
+			out.Waiting[l] += s.levels[l][n].waiting
+		}
+	}
+	return out
+}

@@ -82,6 +82,11 @@ var commentMark = []byte("weir:")
 // longestComment is how long a comment for us may be, in bytes.
 const longestComment = 256
 
+// HasComment reports whether there is a comment at the front of a statement that may be for us.
+func HasComment(sql []byte) bool {
+	return bytes.HasPrefix(bytes.TrimLeft(sql[:min(len(sql), longestComment)], " \t\r\n"), []byte("/*"))
+}
+
 // ReadComment takes in the comment at the front of a statement, if it is for us. What is wrong in it is left out, and said by
 // an error; what is right holds.
 func (t *Terms) ReadComment(sql []byte) error {

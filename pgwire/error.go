@@ -20,9 +20,14 @@ func (e *Error) Error() string { return e.Severity + ": " + e.Message + " (SQLST
 func (e *Error) Fatal() bool { return e.Severity == "FATAL" || e.Severity == "PANIC" }
 
 // AppendError appends e as an ErrorResponse.
-func AppendError(dst []byte, e *Error) []byte {
+func AppendError(dst []byte, e *Error) []byte { return appendFields(dst, ErrorResponse, e) }
+
+// AppendNotice appends e as a NoticeResponse.
+func AppendNotice(dst []byte, e *Error) []byte { return appendFields(dst, NoticeResponse, e) }
+
+func appendFields(dst []byte, t byte, e *Error) []byte {
 	at := len(dst)
-	dst = append(dst, ErrorResponse, 0, 0, 0, 0)
+	dst = append(dst, t, 0, 0, 0, 0)
 	field := func(code byte, s string) {
 		if s != "" {
 			dst = append(append(append(dst, code), s...), 0)

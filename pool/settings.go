@@ -156,6 +156,9 @@ func (s *Settings) Unlisted() (names []string) {
 	return names
 }
 
+// Get returns the value of the setting of that name, in lower case.
+func (s *Settings) Get(name string) (value string, ok bool) { return s.get(name) }
+
 // Has reports whether there is a setting of that name.
 func (s *Settings) Has(name string) bool {
 	_, ok := s.get(strings.ToLower(name))

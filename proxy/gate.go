@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/weirproxy/weir/breaker"
@@ -12,60 +11,216 @@ import (
 )
 
 // Gate decides, for one resource, whether a transaction may start. It asks each rule in turn, cheapest first, and none of
-// them waits: breaker, then rate. (The queue for a server connection comes behind it, in the pool.)
+// them blocks: breaker, rate of the resource, rate of the caller, then the slots, where a transaction may have to wait.
 type Gate struct {
-	name    string
-	rate    limiter.Rate
-	bucket  limiter.Bucket   // nil: unlimited
-	breaker *breaker.Breaker // nil: none
-	log     *slog.Logger
+	o GateOptions
 
-	admitted    atomic.Int64
 	refused     Tally[RefusalStats] // by caller, reason and mode
-	QueueWait   Durations
-	Transaction Durations
+	refusals    *Refusals
+	QueueWait   Durations // before the transactions that started
+	Transaction Durations // how long they held their server connection
 }
 
-// defaultCaller is the name of all callers until they are told apart.
-const defaultCaller = "default"
+// GateOptions are the rules of a Gate. Without Slots, Callers or Log it makes its own, for a budget of that many connections.
+type GateOptions struct {
+	Name        string // of the resource
+	Connections int
+	Rate        limiter.Rate     // of Bucket
+	Bucket      limiter.Bucket   // nil: unlimited
+	Breaker     *breaker.Breaker // nil: none
+	Queue       limiter.Queue
+	Adaptive    limiter.Adaptive
+	Callers     *limiter.Callers
+	Refusals    *Refusals // where they are remembered; nil: by the gate itself
+	Log         *slog.Logger
 
-// NewGate makes the gate of the resource name. bucket and b may be nil.
-func NewGate(name string, rate limiter.Rate, bucket limiter.Bucket, b *breaker.Breaker, log *slog.Logger) *Gate {
-	return &Gate{name: name, rate: rate, bucket: bucket, breaker: b, log: log}
+	slots *limiter.Slots
 }
 
-// Ticket is the permission for one transaction. Its Done is called exactly once, with the true outcome.
+// NewGate makes a gate.
+func NewGate(o GateOptions) *Gate {
+	if o.Callers == nil {
+		o.Callers = limiter.NewCallers("", nil, nil)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Refusals == nil {
+		o.Refusals = NewRefusals()
+	}
+	o.slots = limiter.NewSlots(o.Connections, o.Queue.WithDefaults(), o.Adaptive.WithDefaults())
+	return &Gate{o: o, refusals: o.Refusals}
+}
+
+// Request is one transaction that wants to start.
+type Request struct {
+	Caller   *limiter.Caller
+	Level    limiter.Level
+	Class    limiter.Fingerprint // of its first statement; 0: not known
+	Deadline time.Duration       // from now; 0: none said
+	Now      int64               // monotonic nanoseconds
+}
+
+// Ticket is the permission for one transaction, or its place in the queue. It is part of the asker's struct, which must not
+// move while it is in use. Its zero value is in no use.
 type Ticket struct {
-	permit breaker.Permit
-	held   bool
+	gate    *Gate
+	caller  *limiter.Caller
+	permit  breaker.Permit
+	held    bool // the permit
+	tokens  bool // were taken
+	asked   int64
+	request limiter.Request
 }
 
-// Admit gives a Ticket, or the reason why not, a *Refusal.
-func (g *Gate) Admit() (Ticket, error) {
-	var t Ticket
-	if g.breaker != nil {
-		permit, err := g.breaker.Allow()
+// Caller is who asked.
+func (t *Ticket) Caller() *limiter.Caller { return t.caller }
+
+// Admit admits r, with the ticket t, at once or later: then waker is told, and [Ticket.Answer] says how it ended. The error, a
+// *Refusal, says why not.
+func (g *Gate) Admit(t *Ticket, r Request, waker limiter.Waker) (admitted bool, err error) {
+	if err := g.pass(t, r); err != nil {
+		return false, err
+	}
+	t.request = limiter.Request{Flow: r.Caller.Flow, Level: r.Level, Class: r.Class, Waker: waker}
+	if r.Deadline > 0 {
+		t.request.Deadline = r.Now + int64(r.Deadline)
+	}
+	verdict := g.o.slots.Enter(&t.request, r.Now)
+	if d := t.request.Denial(); d.Err != nil {
+		mode := limiter.Enforce
+		if d.Shadow {
+			mode = limiter.Shadow
+		}
+		if err := g.deny(t, d, 0, mode); err != nil {
+			t.void(r.Now)
+			return false, err
+		}
+	}
+	if verdict == limiter.Granted {
+		g.admit(t)
+	}
+	return verdict == limiter.Granted, nil
+}
+
+// Readmit admits the next transaction of a ticket whose server connection was kept, see [Ticket.Keep]. It never has to wait.
+func (g *Gate) Readmit(t *Ticket, r Request) error {
+	if err := g.pass(t, r); err != nil {
+		return err
+	}
+	t.request.Class = r.Class
+	g.o.slots.Resume(&t.request, r.Now)
+	g.admit(t)
+	return nil
+}
+
+// pass asks the rules that need no queue. On an error t holds nothing new.
+func (g *Gate) pass(t *Ticket, r Request) error {
+	t.gate, t.caller, t.asked = g, r.Caller, r.Now
+	if g.o.Breaker != nil {
+		permit, err := g.o.Breaker.Allow()
 		if err != nil {
-			return Ticket{}, g.BreakerRefusal(err, 0)
+			return g.breakerRefusal(r.Caller, err, 0, limiter.Enforce)
 		}
 		if shadowed := permit.Shadowed(); shadowed != nil {
-			_ = g.breakerRefusal(shadowed, 0, limiter.Shadow)
+			_ = g.breakerRefusal(r.Caller, shadowed, 0, limiter.Shadow)
 		}
-		t = Ticket{permit, true}
+		t.permit, t.held = permit, true
 	}
-	if g.bucket != nil && g.rate.Mode != limiter.Off {
-		if wait, ok := g.bucket.Take(); !ok {
-			if err := g.refuseRate(wait); err != nil {
-				t.Done(breaker.Ignored)
-				return Ticket{}, err
-			}
-		}
+	if err := g.take(r.Caller, g.o.Bucket, g.o.Rate, "rate"); err != nil {
+		t.Done(breaker.Ignored)
+		return err
 	}
-	g.admitted.Add(1)
-	return t, nil
+	if err := g.take(r.Caller, r.Caller.Bucket, r.Caller.Rate, "rate"); err != nil {
+		g.giveBack(g.o.Bucket, 0)
+		t.Done(breaker.Ignored)
+		return err
+	}
+	t.tokens = true
+	return nil
 }
 
-// Done gives the ticket back.
+// take takes a token from a bucket, which may be nil.
+func (g *Gate) take(c *limiter.Caller, b limiter.Bucket, rate limiter.Rate, setting string) error {
+	if b == nil || rate.Mode == limiter.Off {
+		return nil
+	}
+	wait, ok := b.Take()
+	if ok {
+		return nil
+	}
+	r := &Refusal{
+		Reason: Rate, Rule: g.rule(setting), RetryAfter: wait, Observed: "bucket empty", Limit: fmt.Sprintf("%g/s", rate.PerSecond),
+	}
+	mode := rate.Mode
+	if b == c.Bucket {
+		r.Rule = c.Rule + ".rate"
+		if c.Mode == limiter.Shadow {
+			mode = limiter.Shadow
+		}
+	}
+	return g.refuse(c, r, mode)
+}
+
+func (g *Gate) giveBack(b limiter.Bucket, ago time.Duration) {
+	if b != nil && g.o.Rate.Mode != limiter.Off {
+		b.Return(ago)
+	}
+}
+
+// admit counts a transaction that starts.
+func (g *Gate) admit(t *Ticket) {
+	t.tokens = false
+	t.caller.Admitted[t.request.Level].Add(1)
+}
+
+// void gives back what was taken for a transaction that does not start.
+func (t *Ticket) void(now int64) {
+	if t.tokens {
+		t.tokens = false
+		ago := time.Duration(now - t.asked)
+		t.gate.giveBack(t.gate.o.Bucket, ago)
+		if b := t.caller.Bucket; b != nil && t.caller.Rate.Mode != limiter.Off {
+			b.Return(ago)
+		}
+	}
+	t.Done(breaker.Ignored)
+}
+
+// Answer is how a wait ended whose waker was told: nil, or a *Refusal.
+func (t *Ticket) Answer(now int64) error {
+	d := t.request.Denial()
+	if d.Err == nil || d.Shadow {
+		t.gate.admit(t)
+		return nil
+	}
+	err := t.gate.deny(t, d, time.Duration(now-t.asked), limiter.Enforce)
+	t.void(now)
+	return err
+}
+
+// Abandon ends a wait and reports whether there was one. If not, the waker is or was told, and what it got has to be given back
+// with [Ticket.Leave].
+func (t *Ticket) Abandon(now int64) bool {
+	if !t.gate.o.slots.Abandon(&t.request, now) {
+		return false
+	}
+	t.void(now)
+	return true
+}
+
+// Leave gives the slot back after the server connection. took is how long the database took for the first statement; 0: that
+// says nothing about it.
+func (t *Ticket) Leave(now int64, took time.Duration) {
+	if t.gate != nil {
+		t.gate.o.slots.Leave(&t.request, now, took)
+	}
+}
+
+// Keep gives the slot back between two transactions of a session that keeps its server connection.
+func (t *Ticket) Keep(now int64, took time.Duration) { t.gate.o.slots.Keep(&t.request, now, took) }
+
+// Done tells the breaker the outcome of the transaction.
 func (t *Ticket) Done(o breaker.Outcome) {
 	if t.held {
 		t.held = false
@@ -73,7 +228,7 @@ func (t *Ticket) Done(o breaker.Outcome) {
 	}
 }
 
-// Fail gives the ticket back with a failure of the server.
+// Fail tells the breaker that the server failed.
 func (t *Ticket) Fail(cause string) {
 	if t.held {
 		t.held = false
@@ -81,29 +236,36 @@ func (t *Ticket) Fail(cause string) {
 	}
 }
 
+// Patience is the longest that a transaction may wait for its slot and its server connection; 0: as long as it takes.
+func (g *Gate) Patience() time.Duration { return g.o.slots.Wait() }
+
+// Callers tells the resource's clients apart.
+func (g *Gate) Callers() *limiter.Callers { return g.o.Callers }
+
 // Answering is nil, or the breaker's error while the resource is taken not to answer. Asking refuses nobody.
 func (g *Gate) Answering() error {
-	if g.breaker == nil {
+	if g.o.Breaker == nil {
 		return nil
 	}
-	return g.breaker.Refuses()
+	return g.o.Breaker.Refuses()
 }
 
 // Reachable is nil, or the Refusal of a client that wants to log in while the breaker is open.
 func (g *Gate) Reachable() error {
 	if err := g.Answering(); err != nil {
-		return g.BreakerRefusal(err, 0)
+		return g.BreakerRefusal(nil, err, 0)
 	}
 	return nil
 }
 
-// Dialed tells the breaker the outcome of a connect. When the connect failed and the resource is taken not to answer, it
-// returns the breaker's error, which [Gate.BreakerRefusal] makes a Refusal of for each of those who wait for a connection.
+// Dialed tells the breaker the outcome of a connect. When the connect failed and the resource is taken not to answer, those who
+// wait for a slot are refused, and it returns the breaker's error, which [Gate.BreakerRefusal] makes a Refusal of for each of
+// those who wait for a connection.
 func (g *Gate) Dialed(err error) error {
-	if g.breaker == nil {
+	if g.o.Breaker == nil {
 		return nil
 	}
-	permit, refused := g.breaker.Allow()
+	permit, refused := g.o.Breaker.Allow()
 	switch {
 	case refused == nil && err == nil:
 		permit.Done(breaker.Success)
@@ -113,56 +275,93 @@ func (g *Gate) Dialed(err error) error {
 	if err == nil {
 		return nil
 	}
-	return g.breaker.Refuses()
+	open := g.o.Breaker.Refuses()
+	if open != nil {
+		g.o.slots.Refuse(open, 0)
+	}
+	return open
 }
 
 // ServerFailed tells the breaker of a failure of the server that no ticket reports.
 func (g *Gate) ServerFailed(cause string) {
-	if g.breaker == nil {
+	if g.o.Breaker == nil {
 		return
 	}
-	if permit, err := g.breaker.Allow(); err == nil {
+	if permit, err := g.o.Breaker.Allow(); err == nil {
 		permit.Fail(cause)
 	}
 }
 
-// BreakerRefusal makes the Refusal of an error of the breaker, for a client that has waited for so long.
-func (g *Gate) BreakerRefusal(err error, waited time.Duration) error {
-	return g.breakerRefusal(err, waited, limiter.Enforce)
+// BreakerRefusal makes the Refusal of an error of the breaker, for a client that has waited for so long. c may be nil.
+func (g *Gate) BreakerRefusal(c *limiter.Caller, err error, waited time.Duration) error {
+	return g.breakerRefusal(c, err, waited, limiter.Enforce)
 }
 
-func (g *Gate) breakerRefusal(err error, waited time.Duration, mode limiter.Mode) error {
+func (g *Gate) breakerRefusal(c *limiter.Caller, err error, waited time.Duration, mode limiter.Mode) error {
 	r := &Refusal{Reason: Breaker, Rule: g.rule("breaker"), Observed: "open", Limit: "closed", Waited: waited, Cause: err}
 	if open := (*breaker.OpenError)(nil); errors.As(err, &open) {
 		r.RetryAfter = open.RetryAfter
 		r.Observed = fmt.Sprintf("open for %d ms", open.Since.Milliseconds())
 	}
-	return g.refuse(r, mode)
+	return g.refuse(c, r, mode)
 }
 
-func (g *Gate) refuseRate(wait time.Duration) error {
-	r := &Refusal{
-		Reason: Rate, Rule: g.rule("rate"), RetryAfter: wait,
-		Observed: "bucket empty", Limit: fmt.Sprintf("%g/s", g.rate.PerSecond),
+// TimedOut is the Refusal of a ticket that has waited in vain as long as it may; it is to be abandoned.
+func (g *Gate) TimedOut(t *Ticket, now int64) error {
+	waited := time.Duration(now - t.asked)
+	return g.deny(t, g.o.slots.TimedOut(waited), waited, limiter.Enforce)
+}
+
+// denials say in the terms of the refusals why there is no slot.
+var denials = []struct {
+	err    error
+	reason *Reason
+	rule   string
+}{
+	{limiter.ErrQueueFull, QueueFull, "queue.length"},
+	{limiter.ErrQueueTimeout, QueueTimeout, "queue.wait"},
+	{limiter.ErrDeadline, Deadline, "deadline"},
+	{limiter.ErrShed, Shed, "queue"},
+}
+
+// deny makes the Refusal of a Denial.
+func (g *Gate) deny(t *Ticket, d limiter.Denial, waited time.Duration, mode limiter.Mode) error {
+	for _, row := range denials {
+		if d.Err == row.err {
+			r := &Refusal{
+				Reason: row.reason, Rule: g.rule(row.rule), Waited: waited, RetryAfter: d.RetryAfter,
+				Observed: fmt.Sprintf("%d ms to be expected behind %d waiting", d.Expected.Milliseconds(), d.Ahead),
+				Limit:    fmt.Sprintf("%d ms", d.Limit.Milliseconds()),
+			}
+			if row.reason == QueueTimeout {
+				r.Observed = fmt.Sprintf("%d waiting", d.Ahead)
+			}
+			return g.refuse(t.caller, r, mode)
+		}
 	}
-	return g.refuse(r, g.rate.Mode)
+	return g.breakerRefusal(t.caller, d.Err, waited, mode)
 }
 
-// QueueRefusal is the Refusal of a client that waited, or would have to wait, for a server connection.
-func (g *Gate) QueueRefusal(reason *Reason, rule string, waited, retryAfter time.Duration, observed, limit string) error {
-	return g.refuse(&Refusal{
+// QueueRefusal is the Refusal of a client that waited, or would have to wait, for a server connection. c may be nil.
+func (g *Gate) QueueRefusal(c *limiter.Caller, reason *Reason, rule string, waited, retryAfter time.Duration, observed, limit string) error {
+	return g.refuse(c, &Refusal{
 		Reason: reason, Rule: g.rule(rule), Waited: waited, RetryAfter: retryAfter, Observed: observed, Limit: limit,
 	}, limiter.Enforce)
 }
 
-// refuse counts and logs r. In shadow mode that is all, and nil is returned.
-func (g *Gate) refuse(r *Refusal, mode limiter.Mode) error {
+// refuse counts, remembers and logs r. In shadow mode that is all, and nil is returned.
+func (g *Gate) refuse(c *limiter.Caller, r *Refusal, mode limiter.Mode) error {
 	r.ID = newID()
 	if mode == "" {
 		mode = limiter.Enforce
 	}
-	g.refused.Add(RefusalStats{Caller: defaultCaller, Reason: r.Label, Mode: string(mode)}, 1)
-	g.log.Debug("refused", "resource", g.name, "reason", r.Label, "mode", mode, "id", r.ID, "rule", r.Rule,
+	name := anyCaller
+	if c != nil {
+		name = c.Name
+	}
+	g.refused.Add(RefusalStats{Caller: name, Reason: r.Label, Mode: string(mode)}, 1)
+	g.refusals.remember(g.o.Name, name, string(mode), r)
+	g.o.Log.Debug("refused", "resource", g.o.Name, "caller", name, "reason", r.Label, "mode", mode, "id", r.ID, "rule", r.Rule,
 		"observed", r.Observed, "limit", r.Limit, "waited", r.Waited, "cause", r.Cause)
 	if mode == limiter.Shadow {
 		return nil
@@ -170,19 +369,36 @@ func (g *Gate) refuse(r *Refusal, mode limiter.Mode) error {
 	return r
 }
 
-func (g *Gate) rule(setting string) string { return "resources." + g.name + "." + setting }
+// anyCaller is the caller of those who are refused before it is known who they are.
+const anyCaller = "default"
+
+func (g *Gate) rule(setting string) string { return "resources." + g.o.Name + "." + setting }
 
 // AddTo fills in what the gate counts.
 func (g *Gate) AddTo(s *ResourceStats) {
-	s.Admitted = map[string]int64{defaultCaller: g.admitted.Load()}
+	s.Admitted = make(map[AdmittedBy]int64)
+	g.o.Callers.Each(func(c *limiter.Caller) {
+		for l := range c.Admitted {
+			if n := c.Admitted[l].Load(); n > 0 || limiter.Level(l) == c.Level {
+				s.Admitted[AdmittedBy{c.Name, limiter.Level(l).String()}] += n
+			}
+		}
+	})
 	for r, n := range g.refused.Counts() {
 		r.Count = n
 		s.Refused = append(s.Refused, r)
 	}
+	slots := g.o.slots.Stats()
+	s.Limit = slots.Limit
+	s.Queue = make(map[string]int64)
+	for l, n := range slots.Waiting {
+		s.Queue[limiter.Level(l).String()] = int64(n)
+		s.Waiting += int64(n)
+	}
 	s.QueueWait = g.QueueWait.Histogram()
 	s.Transaction = g.Transaction.Histogram()
-	if g.breaker != nil {
-		b := g.breaker.Stats()
+	if g.o.Breaker != nil {
+		b := g.o.Breaker.Stats()
 		s.Breaker = BreakerStats{State: int(b.State), Transitions: b.Transitions}
 	}
 }

@@ -19,7 +19,7 @@ var quiet = slog.New(slog.DiscardHandler)
 // Trap 33: the table is a promise to those who handle the errors of their database.
 func TestReasons(t *testing.T) {
 	want := map[string]string{
-		"rate": "53400", "queue_full": "53300", "queue_timeout": "53300", "breaker": "57P03", "draining": "57P01",
+		"rate": "53400", "queue_full": "53300", "queue_timeout": "53300", "deadline": "53300", "shed": "53300", "breaker": "57P03", "draining": "57P01",
 		"clients": "53300", "login_storm": "53300", "protocol": "08P01", "not_supported": "0A000",
 	}
 	for _, r := range proxy.Reasons {
@@ -66,8 +66,26 @@ func TestARefusalExplainsItself(t *testing.T) {
 	}
 }
 
+// newGate makes a gate with a budget of ten connections.
+func newGate(o proxy.GateOptions) *proxy.Gate {
+	o.Name, o.Connections, o.Log = "orders", 10, quiet
+	return proxy.NewGate(o)
+}
+
+// admit asks for a client without a rule.
+func admit(g *proxy.Gate) (*proxy.Ticket, error) {
+	t := new(proxy.Ticket)
+	admitted, err := g.Admit(t, proxy.Request{Caller: g.Callers().Find(limiter.Identity{User: "app"}), Level: limiter.LevelNormal}, nil)
+	if err == nil && !admitted {
+		return nil, errors.New("it has to wait")
+	}
+	return t, err
+}
+
 // bucket hands out so many tokens.
 type bucket int
+
+func (b *bucket) Return(time.Duration) { *b++ }
 
 func (b *bucket) Take() (time.Duration, bool) {
 	if *b == 0 {
@@ -89,10 +107,10 @@ func refusedAs(t *testing.T, err error, reason *proxy.Reason) *proxy.Refusal {
 func TestRate(t *testing.T) {
 	for mode, want := range map[limiter.Mode]int{limiter.Enforce: 2, "": 2, limiter.Shadow: 5, limiter.Off: 5} {
 		tokens := bucket(2)
-		g := proxy.NewGate("orders", limiter.Rate{PerSecond: 2, Mode: mode}, &tokens, nil, quiet)
+		g := newGate(proxy.GateOptions{Rate: limiter.Rate{PerSecond: 2, Mode: mode}, Bucket: &tokens})
 		admitted := 0
 		for range 5 {
-			ticket, err := g.Admit()
+			ticket, err := admit(g)
 			if err == nil {
 				admitted++
 				ticket.Done(breaker.Success)
@@ -108,7 +126,7 @@ func TestRate(t *testing.T) {
 		}
 		var stats proxy.ResourceStats
 		g.AddTo(&stats)
-		if stats.Admitted["default"] != int64(want) {
+		if stats.Admitted[proxy.AdmittedBy{Caller: "default", Priority: "normal"}] != int64(want) {
 			t.Errorf("mode %q counts %v as admitted", mode, stats.Admitted)
 		}
 		counted := int64(0)
@@ -127,13 +145,13 @@ func TestRate(t *testing.T) {
 func TestABreakerOpensTheGateOnlyForProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New("orders", breaker.Config{Failures: 3, Cooldown: time.Second}, nil)
-		g := proxy.NewGate("orders", limiter.Rate{}, nil, b, quiet)
+		g := newGate(proxy.GateOptions{Breaker: b})
 		for i := range 3 {
 			if got := g.Dialed(errors.New("connection refused")); (got != nil) != (i == 2) {
 				t.Fatalf("failed connect %d: %v", i, got)
 			}
 		}
-		_, err := g.Admit()
+		_, err := admit(g)
 		r := refusedAs(t, err, proxy.Breaker)
 		if r.RetryAfter <= 0 || !strings.Contains(r.Detail(), "rule=resources.orders.breaker") || !strings.HasPrefix(r.Hint(), "retry after") {
 			t.Errorf("refusal %+v, hint %q", r, r.Hint())
@@ -141,15 +159,15 @@ func TestABreakerOpensTheGateOnlyForProbes(t *testing.T) {
 		_ = refusedAs(t, g.Reachable(), proxy.Breaker)
 
 		time.Sleep(2 * time.Second) // the cooldown is over
-		probe, err := g.Admit()
+		probe, err := admit(g)
 		if err != nil {
 			t.Fatalf("the probe: %v", err)
 		}
-		if _, err := g.Admit(); err == nil {
+		if _, err := admit(g); err == nil {
 			t.Error("two probes at once")
 		}
 		probe.Done(breaker.Success)
-		if _, err := g.Admit(); err != nil {
+		if _, err := admit(g); err != nil {
 			t.Errorf("after the probe: %v", err)
 		}
 	})
@@ -157,9 +175,9 @@ func TestABreakerOpensTheGateOnlyForProbes(t *testing.T) {
 
 func TestABreakerInShadowCountsAndLetsPass(t *testing.T) {
 	b := breaker.New("orders", breaker.Config{Failures: 1, Mode: "shadow"}, nil)
-	g := proxy.NewGate("orders", limiter.Rate{}, nil, b, quiet)
+	g := newGate(proxy.GateOptions{Breaker: b})
 	_ = g.Dialed(errors.New("connection refused"))
-	if _, err := g.Admit(); err != nil {
+	if _, err := admit(g); err != nil {
 		t.Errorf("refused: %v", err)
 	}
 	if err := g.Reachable(); err != nil {
@@ -175,7 +193,7 @@ func TestABreakerInShadowCountsAndLetsPass(t *testing.T) {
 // Whoever asks for the state, say a load balancer every second, is not a client that was refused.
 func TestAskingWhetherTheResourceAnswersRefusesNobody(t *testing.T) {
 	b := breaker.New("orders", breaker.Config{Failures: 1}, nil)
-	g := proxy.NewGate("orders", limiter.Rate{}, nil, b, quiet)
+	g := newGate(proxy.GateOptions{Breaker: b})
 	if g.Answering() != nil {
 		t.Error("a closed breaker does not answer")
 	}
@@ -195,26 +213,29 @@ func TestARefusedProbeLetsTheNextOneProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New("orders", breaker.Config{Failures: 1, Cooldown: time.Second}, nil)
 		tokens := bucket(0)
-		g := proxy.NewGate("orders", limiter.Rate{PerSecond: 1}, &tokens, b, quiet)
+		g := newGate(proxy.GateOptions{Rate: limiter.Rate{PerSecond: 1}, Bucket: &tokens, Breaker: b})
 		_ = g.Dialed(errors.New("connection refused"))
 		time.Sleep(2 * time.Second)
-		_, err := g.Admit()
+		_, err := admit(g)
 		_ = refusedAs(t, err, proxy.Rate)
 		tokens = 1
-		if _, err := g.Admit(); err != nil {
+		if _, err := admit(g); err != nil {
 			t.Errorf("the next probe: %v", err)
 		}
 	})
 }
 
 func TestAdmittingAllocatesNothing(t *testing.T) {
-	g := proxy.NewGate("orders", limiter.Rate{PerSecond: 1e9}, limiter.NewLocal(limiter.Rate{PerSecond: 1e9, Burst: 1e9}, nil), nil, quiet)
+	g := newGate(proxy.GateOptions{Rate: limiter.Rate{PerSecond: 1e9}, Bucket: limiter.NewLocal(limiter.Rate{PerSecond: 1e9, Burst: 1e9}, nil)})
+	var ticket proxy.Ticket
+	r := proxy.Request{Caller: g.Callers().Find(limiter.Identity{User: "app"}), Level: limiter.LevelNormal, Class: 1, Deadline: time.Second}
 	if got := testing.AllocsPerRun(1000, func() {
-		ticket, err := g.Admit()
-		if err != nil {
-			t.Fatal(err)
+		r.Now += int64(time.Millisecond)
+		if admitted, err := g.Admit(&ticket, r, nil); !admitted || err != nil {
+			t.Fatal(admitted, err)
 		}
 		ticket.Done(breaker.Success)
+		ticket.Leave(r.Now, time.Microsecond)
 		g.QueueWait.Observe(time.Millisecond)
 		g.Transaction.Observe(time.Millisecond)
 	}); got != 0 {

@@ -21,6 +21,8 @@ var (
 	Rate         = &Reason{"rate", "53400", 429, "rate limit exceeded"}
 	QueueFull    = &Reason{"queue_full", "53300", 503, "too many clients are waiting for the database"}
 	QueueTimeout = &Reason{"queue_timeout", "53300", 503, "waited too long for the database"}
+	Deadline     = &Reason{"deadline", "53300", 503, "the transaction could not finish before its deadline"}
+	Shed         = &Reason{"shed", "53300", 503, "the database is at capacity"}
 	Breaker      = &Reason{"breaker", "57P03", 503, "the database is not answering"}
 	Draining     = &Reason{"draining", "57P01", 503, "the proxy is shutting down"}
 	Clients      = &Reason{"clients", "53300", 503, "too many clients are connected"}
@@ -30,7 +32,7 @@ var (
 )
 
 // Reasons are all of them, in the order of the documentation.
-var Reasons = []*Reason{Rate, QueueFull, QueueTimeout, Breaker, Draining, Clients, LoginStorm, Protocol, NotSupported}
+var Reasons = []*Reason{Rate, QueueFull, QueueTimeout, Deadline, Shed, Breaker, Draining, Clients, LoginStorm, Protocol, NotSupported}
 
 // Refusal is one decision against one function. Nothing of what it refuses was executed.
 type Refusal struct {

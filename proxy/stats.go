@@ -24,8 +24,10 @@ type ResourceStats struct {
 	Name         string
 	Budget       int              // server connections the resource may have
 	Servers      map[string]int64 // server connections by state: idle, used, dialing, closing
-	Waiting      int64            // clients in the queue now
-	Admitted     map[string]int64 // transactions admitted, by caller
+	Waiting      int64            // clients in the queue, or waiting for a server connection, now
+	Queue        map[string]int64 // clients in the queue, by priority
+	Limit        int              // transactions that may run at once
+	Admitted     map[AdmittedBy]int64
 	Refused      []RefusalStats
 	Pinned       map[string]int64 // sessions that keep their server connection, by reason
 	QueryErrors  map[string]int64 // ErrorResponses of the server by SQLSTATE class (two characters)
@@ -34,6 +36,9 @@ type ResourceStats struct {
 	Breaker      BreakerStats
 	TokensLeased int64
 }
+
+// AdmittedBy is what transactions that were admitted are counted by.
+type AdmittedBy struct{ Caller, Priority string }
 
 // RefusalStats counts refusals of one caller, reason and mode (enforce or shadow).
 type RefusalStats struct {

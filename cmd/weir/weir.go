@@ -35,6 +35,8 @@ type weir struct {
 	fleet *fleet.Fleet // nil: this process is the whole fleet
 	gates map[string]*gate
 
+	refusals *proxy.Refusals // of all resources
+
 	server  *postgres.Server
 	admin   *admin.Server
 	clients net.Listener
@@ -48,13 +50,13 @@ type weir struct {
 type gate struct {
 	*proxy.Gate
 	breaker *breaker.Breaker
-	leased  *limiter.Leased // nil unless the fleet shares the rate
+	leased  []*limiter.Leased // the rates that the fleet shares: of the resource, and of callers
 }
 
 // startWeir opens what cfg names and serves until shutdown or close. A database or a Redis that does not answer is no
 // reason not to start: functions are told, and /readyz says so.
 func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slog.Logger) (_ *weir, err error) {
-	w := &weir{log: log, key: mockKey(cfg), gates: map[string]*gate{}, failed: make(chan error, 2)}
+	w := &weir{log: log, key: mockKey(cfg), gates: map[string]*gate{}, refusals: proxy.NewRefusals(), failed: make(chan error, 2)}
 	defer func() {
 		if err != nil {
 			w.close()
@@ -136,8 +138,8 @@ func (w *weir) close() {
 	}
 	w.running.Wait()
 	for _, g := range w.gates {
-		if g.leased != nil {
-			g.leased.Close()
+		for _, leased := range g.leased {
+			leased.Close()
 		}
 	}
 	w.fleet.Close()
@@ -146,19 +148,28 @@ func (w *weir) close() {
 // newGate makes what decides about one resource.
 func (w *weir) newGate(name string, r config.Resource) *gate {
 	g := &gate{breaker: breaker.New(name, r.Breaker, w.announcer(r.Breaker))}
-	var rate limiter.Rate
-	var bucket limiter.Bucket
-	if r.Rate != nil && r.Rate.Mode != limiter.Off {
-		rate = *r.Rate
-		if w.fleet == nil {
-			bucket = limiter.NewLocal(rate, time.Now)
-		} else {
-			g.leased = limiter.NewLeased(name, rate, w.fleet.Lease, w.fleet.Members, w.log.With("resource", name))
-			bucket = g.leased
-		}
+	o := proxy.GateOptions{
+		Name: name, Connections: r.Connections, Breaker: g.breaker, Queue: r.Queue, Adaptive: *r.Adaptive, Refusals: w.refusals, Log: w.log,
 	}
-	g.Gate = proxy.NewGate(name, rate, bucket, g.breaker, w.log)
+	if r.Rate != nil && r.Rate.Mode != limiter.Off {
+		o.Rate = *r.Rate
+		o.Bucket = w.newBucket(g, name, o.Rate)
+	}
+	o.Callers = limiter.NewCallers("resources."+name+".callers", r.Callers, func(caller string, rate limiter.Rate) limiter.Bucket {
+		return w.newBucket(g, name+"/"+caller, rate)
+	})
+	g.Gate = proxy.NewGate(o)
 	return g
+}
+
+// newBucket makes the bucket of that name, which the fleet shares if there is one.
+func (w *weir) newBucket(g *gate, name string, rate limiter.Rate) limiter.Bucket {
+	if w.fleet == nil {
+		return limiter.NewLocal(rate, time.Now)
+	}
+	leased := limiter.NewLeased(name, rate, w.fleet.Lease, w.fleet.Members, w.log.With("bucket", name))
+	g.leased = append(g.leased, leased)
+	return leased
 }
 
 // announcer logs what a breaker does, and tells the other weirs when it opens on evidence of its own. In shadow mode it

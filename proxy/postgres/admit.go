@@ -3,6 +3,7 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/weirproxy/weir/breaker"
@@ -52,56 +53,93 @@ func (s *session) begin(chunk []byte) []byte {
 		}
 		s.block = block{}
 	}
-	ticket, err := s.resource.gate.Admit()
+	k := s.w.newLink(s)
+	admitted, err := s.resource.gate.Admit(&k.ticket, s.request(chunk), k)
+	if !admitted && err == nil {
+		k.waits = forSlot
+	} else if err == nil {
+		err = k.borrow()
+	}
 	if err != nil {
+		k.end(breaker.Ignored)
 		return s.refuse(chunk, err)
 	}
-	return s.borrow(chunk, ticket)
-}
-
-// borrow links the session to a server connection, now or later.
-func (s *session) borrow(chunk []byte, ticket proxy.Ticket) []byte {
-	k := s.w.newLink(s, ticket)
-	r := s.resource
-	server, err := r.pool.Acquire(&k.waiter, r.queueLength)
-	if err != nil {
-		k.queued = false
-		k.end(breaker.Ignored)
-		return s.refuse(chunk, s.asRefusal(err, k.waited()))
-	}
 	s.link = k
-	if server == nil {
-		s.hold(chunk)
-		s.w.loop.Arm(&s.timer, r.queue.Wait, (*waitedOut)(s))
-		if s.conn.Gone() {
-			s.leave()
-		}
+	if k.waits != forNothing {
+		s.await(chunk)
 		return nil
 	}
-	k.start(server)
 	return chunk
 }
 
-// Run is called when the wait is over: with a server connection, or with a reason why there is none.
+// borrow gets the link, which was admitted, a server connection, now or later. Its session has yet to be linked to it.
+func (k *link) borrow() error {
+	server, err := k.session.resource.pool.Acquire(&k.waiter, anyNumber)
+	switch {
+	case err != nil:
+		return k.session.asRefusal(err, k.waited())
+	case server == nil:
+		k.waits = forConnection
+	default:
+		k.start(server)
+	}
+	return nil
+}
+
+// anyNumber may wait in the pool: those who were admitted are few.
+const anyNumber = math.MaxInt
+
+// await has the session wait with what it has received.
+func (s *session) await(chunk []byte) {
+	s.hold(chunk)
+	if patience := s.resource.gate.Patience(); patience > 0 {
+		s.w.loop.Arm(&s.timer, patience, (*waitedOut)(s))
+	} else {
+		s.w.loop.Disarm(&s.timer)
+	}
+	if s.conn.Gone() {
+		s.leave()
+	}
+}
+
+// Wake is called by the gate, wherever, when the wait for a slot is over.
+func (k *link) Wake() { k.w.loop.Post(k) }
+
+// Run is called when a wait is over: with a slot or a server connection, or with a reason why there is none.
 func (k *link) Run() {
-	server, err := k.waiter.Answer()
-	s := k.session
-	if s == nil || s.link != k { // left in the meantime
-		if server != nil {
-			k.w.giveBack(server)
+	s, waits := k.session, k.waits
+	k.waits = forNothing
+	if s == nil { // left in the meantime
+		if waits == forConnection {
+			if server, _ := k.waiter.Answer(); server != nil {
+				k.w.giveBack(server)
+			}
 		}
+		k.ticket.Leave(k.w.loop.Now(), 0)
 		k.w.recycle(k)
 		return
 	}
-	k.queued = false
-	s.w.loop.Disarm(&s.timer)
-	if err != nil {
-		s.refuseWaiting(s.asRefusal(err, k.waited()))
-		return
+	var err error
+	if waits == forSlot {
+		if err = k.ticket.Answer(k.w.loop.Now()); err == nil {
+			err = k.borrow()
+		}
+	} else {
+		var server *pool.Server
+		if server, err = k.waiter.Answer(); err == nil {
+			k.start(server)
+		} else {
+			err = s.asRefusal(err, k.waited())
+		}
 	}
-	k.start(server)
-	s.resume()
-	s.advance()
+	switch {
+	case err != nil:
+		s.refuseWaiting(err)
+	case k.waits == forNothing:
+		s.w.loop.Disarm(&s.timer)
+		s.resume()
+		s.advance()
+	}
 }
 
 // giveBack returns a server connection that was lent but not used.
@@ -115,9 +153,7 @@ type waitedOut session
 
 func (t *waitedOut) Run() {
 	s := (*session)(t)
-	r := s.resource
-	s.refuseWaiting(r.gate.QueueRefusal(proxy.QueueTimeout, "queue.wait", s.link.waited(), r.queue.Wait,
-		fmt.Sprintf("%d waiting", r.pool.Budget().Waiting()), r.queue.Wait.String()))
+	s.refuseWaiting(s.resource.gate.TimedOut(&s.link.ticket, s.w.loop.Now()))
 }
 
 // refuseWaiting takes the session out of the queue with a refusal.
@@ -125,9 +161,6 @@ func (s *session) refuseWaiting(why error) {
 	k := s.link
 	s.link = nil
 	s.w.loop.Disarm(&s.timer)
-	if k.queued && s.resource.pool.Abandon(&k.waiter) {
-		k.queued = false
-	}
 	outcome := breaker.Ignored
 	if refusal, ok := proxy.AsRefusal(why); ok && refusal.Reason == proxy.Breaker {
 		outcome = breaker.Failure // it was this one's probe that failed
@@ -150,15 +183,15 @@ func (s *session) asRefusal(err error, waited time.Duration) error {
 	r := s.resource
 	switch {
 	case errors.Is(err, pool.ErrQueueFull):
-		return r.gate.QueueRefusal(proxy.QueueFull, "queue.length", waited, r.queue.Wait,
+		return r.gate.QueueRefusal(s.caller, proxy.QueueFull, "queue.length", waited, r.queue.Wait,
 			fmt.Sprintf("%d waiting", r.pool.Budget().Waiting()), fmt.Sprint(r.queueLength))
 	case errors.Is(err, pool.ErrClosed):
-		return r.gate.QueueRefusal(proxy.Draining, "drain", waited, 0, "shutting down", "none")
+		return r.gate.QueueRefusal(s.caller, proxy.Draining, "drain", waited, 0, "shutting down", "none")
 	}
 	if _, ok := proxy.AsRefusal(err); ok {
 		return err
 	}
-	return r.gate.BreakerRefusal(err, waited)
+	return r.gate.BreakerRefusal(s.caller, err, waited)
 }
 
 // refuse tells the client why its transaction does not start; the connection stays. chunk begins with the refused

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/weirproxy/weir/limiter"
 	"github.com/weirproxy/weir/pgwire"
 )
 
@@ -31,6 +32,8 @@ type content struct {
 	common      atomic.Bool   // was asked for more than once
 	deallocates string        // the statement that it is DEALLOCATE of
 	query       bool          // it is a query or changes data: the server answers its Parse like any other's
+	class       limiter.Fingerprint
+	speaks      bool // there is a comment for us ahead of it
 
 	refs int           // by sessions and workers; guarded by the lock of its texts
 	idle *list.Element // in the list of unused ones; guarded likewise
@@ -56,6 +59,8 @@ func newContent(number uint64, plan, text string) *content {
 	words.end()
 	c.found, _ = words.found.settled(sql)
 	c.query = isQuery(sql)
+	c.class = limiter.FingerprintOf(sql)
+	c.speaks = limiter.HasComment(sql)
 	if name, ok := deallocated(sql); ok {
 		c.deallocates = name
 	}

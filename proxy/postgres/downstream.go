@@ -179,6 +179,7 @@ func (k *link) hearReady(body []byte) error {
 // to the next Sync.
 func (k *link) hearError(body []byte) {
 	e := pgwire.ParseError(body)
+	k.spoiled = true
 	switch {
 	case k.answers.inquired():
 		k.inquiry.failed = true
@@ -219,7 +220,7 @@ func (k *link) hearError(body []byte) {
 func (k *link) hearCopyIn() {
 	pending := k.answers.pending()
 	k.copyParsed = len(pending) == 0 || pending[0].kind != queried
-	k.copyIn = true
+	k.copyIn, k.spoiled = true, true
 	i := 0
 	if !k.copyParsed {
 		i = 1

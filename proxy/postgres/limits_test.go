@@ -398,6 +398,8 @@ func (b tokens) Take() (time.Duration, bool) {
 	}
 }
 
+func (b tokens) Return(time.Duration) { b <- struct{}{} }
+
 func TestRate(t *testing.T) {
 	pgtest.Shared(t)
 	pgtest.NoLeaks(t)
@@ -440,7 +442,7 @@ func TestRate(t *testing.T) {
 	if got := w.refusals(proxy.Rate); got != 8 {
 		t.Errorf("counted %d refusals, want 8", got)
 	}
-	if got := w.Stats().Resources[0].Admitted["default"]; got != 2 {
+	if got := w.Stats().Resources[0].Admitted[proxy.AdmittedBy{Caller: "default", Priority: "normal"}]; got != 2 {
 		t.Errorf("counted %d admitted, want 2", got)
 	}
 }

@@ -19,10 +19,13 @@ type link struct {
 	w       *worker
 	handler eventloop.Handler // the link itself, where the server finds it
 	waiter  pool.Waiter
-	queued  bool // in the pool's queue, or its answer is on the way
 	ticket  proxy.Ticket
-	asked   int64 // when it was admitted, by the loop's clock
-	began   int64 // when it got the server
+	waits   wait
+	asked   int64         // when it asked to be admitted, by the loop's clock
+	began   int64         // when it got the server
+	took    time.Duration // until the server had answered what was asked first; 0: not yet, or that says nothing
+	timed   bool          // that is known
+	spoiled bool          // what was asked first failed, or the server had to wait for the client: its time says nothing
 
 	// Towards the server.
 	upSkip   int      // bytes of the current message that are still to be passed on
@@ -68,7 +71,16 @@ type link struct {
 	admitNext bool  // the next message begins a transaction that has not been admitted
 }
 
-func (w *worker) newLink(s *session, ticket proxy.Ticket) *link {
+// wait is what a link waits for, or whose answer is on the way.
+type wait byte
+
+const (
+	forNothing    wait = iota
+	forSlot            // of the gate
+	forConnection      // of the pool
+)
+
+func (w *worker) newLink(s *session) *link {
 	var k *link
 	if n := len(w.free); n > 0 {
 		k, w.free = w.free[n-1], w.free[:n-1]
@@ -76,9 +88,8 @@ func (w *worker) newLink(s *session, ticket proxy.Ticket) *link {
 		k = &link{w: w}
 		k.handler = k
 	}
-	k.session, k.ticket, k.asked = s, ticket, w.loop.Now()
+	k.session, k.asked = s, w.loop.Now()
 	k.waiter.Loop, k.waiter.Task = w.loop, k
-	k.queued = true
 	k.status = pgwire.Idle
 	return k
 }
@@ -106,7 +117,6 @@ func (k *link) waited() time.Duration { return time.Duration(k.w.loop.Now() - k.
 
 // start begins the use of a server connection.
 func (k *link) start(server *pool.Server) {
-	k.queued = false
 	k.server = server
 	k.began = k.w.loop.Now()
 	k.session.resource.gate.QueueWait.Observe(k.waited())
@@ -187,6 +197,7 @@ func (k *link) settle() {
 	}
 	k.failed = nil
 	k.forgetUses()
+	k.time()
 	var suspicion touch
 	if k.status == pgwire.Idle {
 		suspicion = k.suspicion()
@@ -215,6 +226,7 @@ func (k *link) rest() {
 	if !k.admitNext {
 		k.observe()
 		k.ticket.Done(breaker.Success)
+		k.ticket.Keep(k.w.loop.Now(), k.took)
 		k.admitNext = true
 		k.session.rest()
 	}
@@ -227,26 +239,42 @@ func (k *link) giveBack() {
 	if !k.admitNext {
 		k.observe()
 	}
-	k.end(breaker.Success)
-	s.rest()
 	if server.Cancels > 0 {
 		server.Reset(s.w.loop, pool.Leftover{Status: pgwire.Idle})
-		return
+	} else {
+		server.Pool().Release(server)
 	}
-	server.Pool().Release(server)
+	k.end(breaker.Success)
+	s.rest()
 }
 
 func (k *link) observe() {
 	k.session.resource.gate.Transaction.Observe(time.Duration(k.w.loop.Now() - k.began))
 }
 
-// end gives the ticket back and forgets the link; it is reused at once, unless the pool is about to answer it.
+// time takes down how long the server took for what was asked first.
+func (k *link) time() {
+	if !k.timed && !k.spoiled {
+		k.took = time.Duration(k.w.loop.Now() - k.began)
+	}
+	k.timed = true
+}
+
+// end ends the link, which its session has let go of, and gives back what it has: its place in a queue, the ticket. It is
+// reused at once, unless the gate or the pool is about to answer it.
 func (k *link) end(o breaker.Outcome) {
 	k.ticket.Done(o)
 	k.pin(0)
-	answering := k.queued && k.session.link == nil && k.server == nil && !k.session.resource.pool.Abandon(&k.waiter)
+	now, answering := k.w.loop.Now(), false
+	switch k.waits {
+	case forSlot:
+		answering = !k.ticket.Abandon(now)
+	case forConnection:
+		answering = !k.session.resource.pool.Abandon(&k.waiter)
+	}
 	k.session = nil
 	if !answering {
+		k.ticket.Leave(now, k.took)
 		k.w.recycle(k)
 	}
 }
@@ -257,12 +285,7 @@ func (k *link) abandon() {
 	s := k.session
 	s.link = nil
 	if k.server == nil {
-		inQueue := s.resource.pool.Abandon(&k.waiter)
-		k.ticket.Done(breaker.Ignored)
-		k.session = nil
-		if inQueue {
-			k.w.recycle(k)
-		}
+		k.end(breaker.Ignored)
 		return
 	}
 	k.observe()

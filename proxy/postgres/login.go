@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/weirproxy/weir/auth"
 	"github.com/weirproxy/weir/eventloop"
+	"github.com/weirproxy/weir/limiter"
 	"github.com/weirproxy/weir/pgwire"
 	"github.com/weirproxy/weir/pool"
 	"github.com/weirproxy/weir/proxy"
@@ -82,7 +84,20 @@ func (l *login) admit(st *startup) error {
 	if err != nil {
 		return r.greetError(err, time.Since(l.began))
 	}
-	return l.handOver(st, &session{w: l.worker(), resource: r, startup: profile, profile: profile}, out)
+	s := &session{w: l.worker(), resource: r, startup: profile, profile: profile}
+	for _, ignored := range s.introduce(l.identity(st), st) {
+		out = pgwire.AppendNotice(out, notice(ignored))
+	}
+	return l.handOver(st, s, out)
+}
+
+// identity is what the client is known by.
+func (l *login) identity(st *startup) limiter.Identity {
+	id := limiter.Identity{User: st.user, Says: st.terms.Caller}
+	if addr, err := netip.ParseAddrPort(l.socket.RemoteAddr().String()); err == nil {
+		id.Address = addr.Addr().Unmap()
+	}
+	return id
 }
 
 // worker is where the session will be: here, unless this is the porch.
@@ -267,10 +282,10 @@ func (r *resource) greetError(err error, waited time.Duration) error {
 		return &pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: proxy.Draining.Message}
 	}
 	if c := r.pool.Budget().Counts(); errors.Is(err, context.DeadlineExceeded) && c.Used > 0 && r.gate.Answering() == nil {
-		return r.gate.QueueRefusal(proxy.QueueTimeout, "connections", waited, r.queue.Wait,
+		return r.gate.QueueRefusal(nil, proxy.QueueTimeout, "connections", waited, r.queue.Wait,
 			fmt.Sprintf("%d in use", c.Used), fmt.Sprint(r.pool.Budget().Max()))
 	}
-	return r.gate.BreakerRefusal(err, waited)
+	return r.gate.BreakerRefusal(nil, err, waited)
 }
 
 // aboutParameters reports whether a server says with this SQLSTATE that it does not like the parameters of a login: wrong

@@ -135,7 +135,7 @@ func (s *session) notOwned(err error, waited time.Duration) error {
 	case errors.Is(err, pool.ErrQueueFull):
 		return s.asRefusal(err, waited)
 	case errors.Is(err, pool.ErrQueueTimeout):
-		return r.gate.QueueRefusal(proxy.QueueTimeout, "queue.wait", waited, r.queue.Wait,
+		return r.gate.QueueRefusal(s.caller, proxy.QueueTimeout, "queue.wait", waited, r.queue.Wait,
 			fmt.Sprintf("%d waiting", r.pool.Budget().Waiting()), r.queue.Wait.String())
 	}
 	return r.greetError(err, waited)

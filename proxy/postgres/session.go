@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/eventloop"
+	"github.com/weirproxy/weir/limiter"
 	"github.com/weirproxy/weir/pgwire"
 	"github.com/weirproxy/weir/pool"
 	"github.com/weirproxy/weir/proxy"
@@ -52,6 +53,9 @@ type session struct {
 	carry      []byte      // received, not yet used: the start of a message, or all there is while waiting
 	out        []byte      // for the client, not yet written
 	key        cancelKey
+	caller     *limiter.Caller // who it is to the gate
+	heard      *pool.Profile   // the one it was last asked by what it says of itself
+	says       *says           // that; nil: nothing
 
 	skip      int // bytes of a refused message that are still to be dropped
 	untilSync bool
@@ -366,7 +370,7 @@ func (s *session) drain() {
 	case s.link == nil:
 		s.fatal(&pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: "terminating connection: " + proxy.Draining.Message})
 	case s.link.server == nil:
-		s.refuseWaiting(s.resource.gate.QueueRefusal(proxy.Draining, "drain", s.link.waited(), 0, "shutting down", "none"))
+		s.refuseWaiting(s.resource.gate.QueueRefusal(s.caller, proxy.Draining, "drain", s.link.waited(), 0, "shutting down", "none"))
 	default:
 		s.link.settle() // one that only keeps its server connection is idle, too
 	}

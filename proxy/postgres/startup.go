@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/weirproxy/weir/eventloop"
+	"github.com/weirproxy/weir/limiter"
 	"github.com/weirproxy/weir/pgwire"
 	"github.com/weirproxy/weir/pool"
 	"github.com/weirproxy/weir/proxy"
@@ -44,6 +45,8 @@ type startup struct {
 	settings []pool.Setting
 	unknown  []string // protocol options that we do not know
 	asked    uint32   // the version asked for
+	terms    limiter.Terms
+	ignored  []error // what it said of itself that makes no sense
 
 	walsender bool // it wants a replication connection,
 	logical   bool // to a database: it may ask for changes, and for anything in SQL
@@ -260,7 +263,14 @@ func (st *startup) parameter(name, value string) error {
 	return nil
 }
 
+// set takes in a run-time parameter: the server's, or what the function says of itself.
 func (st *startup) set(name, value string) {
+	if own, ours := strings.CutPrefix(strings.ToLower(name), ownParameters); ours {
+		if err := st.terms.Set(own, value); err != nil && len(st.ignored) < mostIgnored {
+			st.ignored = append(st.ignored, err)
+		}
+		return
+	}
 	st.settings = append(st.settings, pool.Setting{Name: name, Value: value})
 }
 
@@ -299,9 +309,6 @@ func (st *startup) options(value string) error {
 			}
 		}
 		name = strings.ReplaceAll(name, "-", "_")
-		if strings.HasPrefix(name, "weir.") {
-			continue // what a function says of itself; it is not the server's
-		}
 		st.set(name, v)
 	}
 	return nil

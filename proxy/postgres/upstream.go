@@ -130,12 +130,11 @@ func (k *link) readmit(chunk []byte) bool {
 	}
 	s := k.session
 	k.asked, k.began = k.w.loop.Now(), k.w.loop.Now()
-	ticket, err := s.resource.gate.Admit()
-	if err != nil {
+	if err := s.resource.gate.Readmit(&k.ticket, s.request(chunk)); err != nil {
 		s.refuse(chunk, err)
 		return false
 	}
-	k.ticket, k.admitNext = ticket, false
+	k.admitNext, k.took, k.timed, k.spoiled = false, 0, false, false
 	k.applySettings() // DISCARD ALL may have dropped them
 	return true
 }

@@ -59,6 +59,8 @@ type settings struct {
 	bucket   limiter.Bucket
 	rate     limiter.Rate
 	breaker  *breaker.Breaker
+	adaptive limiter.Adaptive
+	callers  *limiter.Callers
 
 	sendBuffer int // of the clients' sockets, in bytes as the kernel counts them; 0: as the system likes
 }
@@ -105,7 +107,10 @@ func start(tb testing.TB, c settings) *weir {
 	server, err := postgres.New(postgres.Options{
 		Resources: []postgres.ResourceOptions{{
 			Name: c.database, Upstream: c.upstream, Pool: c.pool, Mode: c.mode, Pinning: c.pinning, Pinned: c.pinned, Queue: c.queue, Timeouts: c.timeouts,
-			Gate: proxy.NewGate(c.database, c.rate, c.bucket, c.breaker, log),
+			Gate: proxy.NewGate(proxy.GateOptions{
+				Name: c.database, Connections: c.pool.Connections, Rate: c.rate, Bucket: c.bucket, Breaker: c.breaker, Queue: c.queue,
+				Adaptive: c.adaptive, Callers: c.callers, Log: log,
+			}),
 		}},
 		Users: users, TLS: c.tls, Limits: c.limits, Processors: 2 * c.loops, Log: log,
 	})
