@@ -58,7 +58,13 @@ func newAdaptive(a Adaptive, budget int) adaptive {
 	if !a.Enabled {
 		mode = Off
 	}
-	return adaptive{mode: mode, most: budget, least: float64(min(a.Min, budget)), limit: float64(budget), wasEmpty: true, pause: firstPause}
+	limit := budget
+	if a.Frozen > 0 {
+		limit = min(a.Frozen, budget)
+	}
+	return adaptive{
+		mode: mode, most: budget, least: float64(min(a.Min, budget)), limit: float64(limit), frozen: a.Frozen > 0, wasEmpty: true, pause: firstPause,
+	}
 }
 
 // enforced is the limit that holds within a budget.

@@ -276,11 +276,17 @@ func (s *Slots) Close(err error, now int64) {
 	s.Refuse(err, now)
 }
 
-// TimedOut is the Denial of a request that gave up after it has waited as long as Queue.Wait allows.
-func (s *Slots) TimedOut(waited time.Duration) Denial {
+// TimedOut is the Denial of a request that gives up, still waiting, because its deadline has come, or because it has waited as
+// long as Queue.Wait allows.
+func (s *Slots) TimedOut(r *Request, now int64) Denial {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Denial{Err: ErrQueueTimeout, Expected: waited, Limit: s.queue.Wait, Ahead: s.waiting, RetryAfter: s.queue.Wait}
+	waited := time.Duration(now - r.entered)
+	d := Denial{Err: ErrQueueTimeout, Expected: waited, Limit: s.queue.Wait, Ahead: s.waiting, RetryAfter: s.queue.Wait}
+	if r.Deadline != 0 && now >= r.Deadline {
+		d.Err, d.Limit = ErrDeadline, time.Duration(r.Deadline-r.entered)
+	}
+	return d
 }
 
 // Wait is the longest a request may wait, 0 for no bound.

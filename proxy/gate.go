@@ -236,8 +236,15 @@ func (t *Ticket) Fail(cause string) {
 	}
 }
 
-// Patience is the longest that a transaction may wait for its slot and its server connection; 0: as long as it takes.
-func (g *Gate) Patience() time.Duration { return g.o.slots.Wait() }
+// Patience is the longest that t, which has just been asked for, may wait for its slot and its server connection; 0: as long as
+// it takes.
+func (t *Ticket) Patience() time.Duration {
+	patience := t.gate.o.slots.Wait()
+	if left := time.Duration(t.request.Deadline - t.asked); t.request.Deadline > 0 && (patience == 0 || left < patience) && t.gate.o.Queue.Mode != limiter.Shadow {
+		return max(left, 1)
+	}
+	return patience
+}
 
 // Callers tells the resource's clients apart.
 func (g *Gate) Callers() *limiter.Callers { return g.o.Callers }
@@ -309,7 +316,7 @@ func (g *Gate) breakerRefusal(c *limiter.Caller, err error, waited time.Duration
 // TimedOut is the Refusal of a ticket that has waited in vain as long as it may; it is to be abandoned.
 func (g *Gate) TimedOut(t *Ticket, now int64) error {
 	waited := time.Duration(now - t.asked)
-	return g.deny(t, g.o.slots.TimedOut(waited), waited, limiter.Enforce)
+	return g.deny(t, g.o.slots.TimedOut(&t.request, now), waited, limiter.Enforce)
 }
 
 // denials say in the terms of the refusals why there is no slot.

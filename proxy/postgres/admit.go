@@ -92,7 +92,7 @@ const anyNumber = math.MaxInt
 // await has the session wait with what it has received.
 func (s *session) await(chunk []byte) {
 	s.hold(chunk)
-	if patience := s.resource.gate.Patience(); patience > 0 {
+	if patience := s.link.ticket.Patience(); patience > 0 {
 		s.w.loop.Arm(&s.timer, patience, (*waitedOut)(s))
 	} else {
 		s.w.loop.Disarm(&s.timer)

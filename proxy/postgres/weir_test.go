@@ -61,6 +61,7 @@ type settings struct {
 	breaker  *breaker.Breaker
 	adaptive limiter.Adaptive
 	callers  *limiter.Callers
+	refusals *proxy.Refusals
 
 	sendBuffer int // of the clients' sockets, in bytes as the kernel counts them; 0: as the system likes
 }
@@ -109,7 +110,7 @@ func start(tb testing.TB, c settings) *weir {
 			Name: c.database, Upstream: c.upstream, Pool: c.pool, Mode: c.mode, Pinning: c.pinning, Pinned: c.pinned, Queue: c.queue, Timeouts: c.timeouts,
 			Gate: proxy.NewGate(proxy.GateOptions{
 				Name: c.database, Connections: c.pool.Connections, Rate: c.rate, Bucket: c.bucket, Breaker: c.breaker, Queue: c.queue,
-				Adaptive: c.adaptive, Callers: c.callers, Log: log,
+				Adaptive: c.adaptive, Callers: c.callers, Refusals: c.refusals, Log: log,
 			}),
 		}},
 		Users: users, TLS: c.tls, Limits: c.limits, Processors: 2 * c.loops, Log: log,
