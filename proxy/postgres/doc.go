@@ -3,6 +3,8 @@
 //	server.go      the listener's end of it all: options, serving, draining
 //	startup.go     the first packets: TLS, protocol version, parameters, or a cancel request
 //	login.go       who is it? authentication, what the server reports, the way to an event loop
+//	repeat.go      refused logins that are only repeated
+//	terms.go       who is it to the gate, and what does it say of itself?
 //	session.go     a client that is logged in: idle, waiting, or linked to a server connection
 //	admit.go       may its transaction start? the gate, the queue, and what the client is told if not
 //	block.go       transaction blocks that no server knows of yet

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -35,6 +34,8 @@ type login struct {
 	in      []byte // received, not yet used
 	began   time.Time
 	method  string
+	user    string // once it has said so
+	counted bool   // among those who have not logged in
 }
 
 // serve takes a connection from its first byte to the event loop, or to its end.
@@ -51,6 +52,7 @@ func (l *login) serve() {
 		return
 	}
 	if err == nil {
+		l.user = st.user
 		err = l.admit(st)
 	}
 	if err != nil {
@@ -93,11 +95,7 @@ func (l *login) admit(st *startup) error {
 
 // identity is what the client is known by.
 func (l *login) identity(st *startup) limiter.Identity {
-	id := limiter.Identity{User: st.user, Says: st.terms.Caller}
-	if addr, err := netip.ParseAddrPort(l.socket.RemoteAddr().String()); err == nil {
-		id.Address = addr.Addr().Unmap()
-	}
-	return id
+	return limiter.Identity{User: st.user, Says: st.terms.Caller, Address: address(l.socket)}
 }
 
 // worker is where the session will be: here, unless this is the porch.
@@ -251,6 +249,11 @@ func (l *login) reject(err error) {
 		return
 	}
 	last.Severity = "FATAL"
+	l.srv.slowDown(l.socket, l.user, func() { l.srv.uncount(l) })
+	if l.srv.ended.Load() {
+		_ = l.socket.Close()
+		return
+	}
 	_ = l.socket.SetDeadline(time.Now().Add(lingerTime))
 	_, _ = l.conn.Write(pgwire.AppendError(nil, last))
 	linger(l.conn, l.socket)
@@ -342,6 +345,8 @@ func (s *Server) turnAway(conn *eventloop.Stream, why *proxy.Refusal) {
 	}
 	last := said(why)
 	last.Severity = "FATAL"
+	s.slowDown(conn, "", func() {})
+	_ = conn.SetDeadline(time.Now().Add(lingerTime))
 	_, _ = conn.Write(pgwire.AppendError(nil, last))
 	linger(conn, conn)
 }

@@ -103,6 +103,8 @@ type Server struct {
 	clients         atomic.Int64 // sessions
 	unauthenticated atomic.Int64
 	turnedAway      atomic.Int64 // connections that are being turned away
+	slowed          atomic.Int64 // refused logins whose answer waits
+	repeats         repeats
 	draining        atomic.Bool
 	ended           atomic.Bool // nobody is waited for any more
 	closing         sync.Once
@@ -377,6 +379,7 @@ func (s *Server) begin(l *login) bool {
 		return false
 	}
 	s.pending[l] = struct{}{}
+	l.counted = true
 	s.unauthenticated.Add(1)
 	s.logging.Add(1)
 	return true
@@ -397,11 +400,19 @@ func (s *Server) tooManyLogins() *proxy.Refusal {
 
 // loggedIn is called when a login is over, one way or the other.
 func (s *Server) loggedIn(l *login) {
-	s.unauthenticated.Add(-1)
+	s.uncount(l)
 	s.mu.Lock()
 	delete(s.pending, l)
 	s.mu.Unlock()
 	s.logging.Done()
+}
+
+// uncount takes a login off those under way, once.
+func (s *Server) uncount(l *login) {
+	if l.counted {
+		l.counted = false
+		s.unauthenticated.Add(-1)
+	}
 }
 
 func (s *Server) refuse(loop *eventloop.Loop, fd int, why *proxy.Refusal) {
