@@ -26,6 +26,7 @@ type line struct {
 	mu      sync.Mutex // guards what follows
 	room    int        // seats that may be opened yet
 	waiting fifo
+	waited  int     // functions that were ever in waiting
 	warm    []*seat // free ones with a connection; the one used last is last, and is taken first
 	cold    []*seat // free ones without
 	ended   bool
@@ -41,6 +42,7 @@ func (l *line) give(v visit) {
 	s := l.takeLocked()
 	if s == nil {
 		l.waiting.push(v)
+		l.waited++
 		return
 	}
 	v.direct = v.attempt == 0
@@ -101,6 +103,12 @@ func (l *line) length() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.waiting.n
+}
+
+func (l *line) waitedSoFar() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waited
 }
 
 // end sends all seats home: now those that are free, the others when they are.

@@ -66,13 +66,17 @@ func (c stormCmd) Run(ctx context.Context, term terminal) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	_, undo := tuneRuntime()
-	defer undo()
+	if os.Getenv("GOGC") == "" {
+		defer paceCollector()() // logins leave as much garbage here as in a proxy
+	}
 
 	line := progressLine{out: term.err, watched: isTerminal(term.err)}
 	report, err := storm.Compare(ctx, plan, targets, line.show)
 	line.clear()
 	if err != nil {
+		if ctx.Err() != nil {
+			err = errors.New("interrupted before the storm began")
+		}
 		return errors.Join(err, outputs.discard())
 	}
 	return outputs.write(report)
