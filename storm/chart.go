@@ -12,7 +12,7 @@ const (
 	chartWidth  = 480.0
 	chartHeight = 230.0
 	plotLeft    = 52.0
-	plotRight   = chartWidth - 10
+	plotRight   = chartWidth - 18
 	plotTop     = 10.0
 	plotBottom  = chartHeight - 26
 	mostPoints  = 240 // of a line
