@@ -327,7 +327,10 @@ func (r *run) start(v visit) {
 		r.tally.expired(&gone, waiting)
 		r.ended()
 	}
-	v.crew.line.give(v)
+	late := r.now() - v.at
+	if v.crew.line.give(v) {
+		r.tally.lagged(late) // its seat cannot tell how much of its wait is the generator's fault
+	}
 }
 
 // ended takes note that a function has come to its end, whichever.

@@ -167,6 +167,14 @@ func TestFunctionsAndTheirConnections(t *testing.T) {
 				t.Errorf("%d connections, %d goodbyes, want 2", d.opened, d.goodbyes)
 			}
 		},
+		"of those who wait, the newest goes first": func(t *testing.T) {
+			d := &database{answer: takes(100 * time.Millisecond)}
+			load, _ := storm.ParseLoad("1 at once every 10ms up to 4")
+			r := d.storm(t, storm.Plan{Load: load, Connections: storm.Kept, Kept: 1})
+			if r.Good != 4 || r.Latency.Max != 390 || r.Latency.Mean != (100+170+280+390)/4 {
+				t.Errorf("latency %+v: they start at 0, 10, 20 and 30 ms and end at 100, 400, 300 and 200 ms", r.Latency)
+			}
+		},
 		"latency counts from the moment a function was to start, also behind a server that hangs": func(t *testing.T) {
 			d := &database{answer: func(n int, _ string) (time.Duration, []byte) {
 				if n == 1 {
