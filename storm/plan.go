@@ -113,7 +113,7 @@ func (p Plan) Validate() error {
 
 func (p Plan) withDefaults() Plan {
 	p.Name = cmp.Or(p.Name, "target")
-	p.Function = p.Function.or(Function{SQL: defaultSQL, Transactions: 1, Deadline: 3 * time.Second})
+	p.Function = p.or(Function{SQL: defaultSQL, Transactions: 1, Deadline: 3 * time.Second})
 	p.Connections = cmp.Or(p.Connections, Fresh)
 	p.Kept = cmp.Or(p.Kept, 100)
 	p.MaxConnections = cmp.Or(p.MaxConnections, 1000)
@@ -189,7 +189,7 @@ func (p Plan) checkTexts() error {
 }
 
 func (p Plan) checkNumbers() error {
-	if err := p.Function.check(""); err != nil {
+	if err := p.check(""); err != nil {
 		return err
 	}
 	for _, n := range []struct {
@@ -266,8 +266,8 @@ func (p *prepared) prepareCallers() error {
 		if c.Priority != "" && !slices.Contains(priorities, c.Priority) {
 			return mistake(path+"priority", "%q is not a priority; expected critical, normal, batch or sheddable", c.Priority)
 		}
-		c.Function = c.Function.or(p.Function)
-		if err := c.Function.check(path); err != nil {
+		c.Function = c.or(p.Function)
+		if err := c.check(path); err != nil {
 			return err
 		}
 		if len(c.Load.Phases) > 0 && c.Share != 0 {

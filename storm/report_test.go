@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"io"
 	"path/filepath"
 	"reflect"
@@ -117,7 +118,7 @@ func TestHTMLNeedsNothingElse(t *testing.T) {
 			for _, svg := range regexp.MustCompile(`(?s)<svg.*?</svg>`).FindAllString(page, -1) {
 				decoder := xml.NewDecoder(strings.NewReader(svg))
 				for {
-					if _, err := decoder.Token(); err == io.EOF {
+					if _, err := decoder.Token(); errors.Is(err, io.EOF) {
 						break
 					} else if err != nil {
 						t.Fatalf("%v in %s", err, svg)

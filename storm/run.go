@@ -156,7 +156,7 @@ func (r *run) open() error {
 	}
 	if r.plan.Connections == Fresh {
 		for _, cr := range r.crews {
-			cr.line.room = cr.Caller.Connections
+			cr.line.room = cr.Connections
 		}
 		return r.ctx.Err()
 	}
@@ -184,7 +184,7 @@ func (r *run) checkFiles() error {
 func (r *run) connections() int {
 	n := 0
 	for _, cr := range r.crews {
-		n += cr.Caller.Connections
+		n += cr.Connections
 	}
 	return n
 }
@@ -239,7 +239,7 @@ func (r *run) prepareWork(cr *crew, c *conn) (err error) {
 
 // openKept fills the line with free seats. Those whose connection cannot be opened stay cold: a function will try.
 func (r *run) openKept(cr *crew, first *conn) {
-	conns := make([]*conn, cr.Caller.Connections)
+	conns := make([]*conn, cr.Connections)
 	conns[0] = first
 	var next atomic.Int64
 	var mu sync.Mutex // guards r.cold and r.coldErr
