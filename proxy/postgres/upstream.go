@@ -262,14 +262,14 @@ func (k *link) certain(r *rewriting, i int) bool {
 	return !k.answers.has(closed)
 }
 
-// query notes a Query or FunctionCall. What it does it commits, or not, together with the batch that it is in the middle of.
+// query notes a Query or FunctionCall. What it does it commits, or not, together with the batch that it is in the middle of. The
+// connection is for nobody else then: it leaves PostgreSQL 18 in a state in which the next statement fails with XX000.
 func (k *link) query(t byte, body int) {
 	k.probing = false
 	if k.skipping {
 		return
 	}
-	k.doubtful = k.doubtful || k.copyIn || k.unsynced && k.session.resource.mode == Session
-	k.unsynced = k.unsynced && k.doubtful
+	k.doubtful = k.doubtful || k.copyIn || k.unsynced
 	k.answers.push(answer{kind: queried})
 	if t == pgwire.Query {
 		k.scan(body)
