@@ -16,12 +16,18 @@ import (
 // Any pipeline whatsoever is answered as by the server, while others prepare the same statements under the same names on the
 // same server connections (traps 15 to 26). WEIR_TEST_SEED repeats a run.
 func TestRandomPipelinesAreAnsweredAsByTheServer(t *testing.T) {
+	seed := seed(t)
+	pgtest.Each(t, func(t *testing.T, pg *pgtest.Postgres) { randomPipelines(t, pg, seed) })
+}
+
+// seed is that of a test's random choices: any, or WEIR_TEST_SEED.
+func seed(t *testing.T) uint64 {
 	seed := rand.Uint64()
 	if s := os.Getenv("WEIR_TEST_SEED"); s != "" {
 		seed, _ = strconv.ParseUint(s, 10, 64)
 	}
 	t.Logf("seed %d", seed)
-	pgtest.Each(t, func(t *testing.T, pg *pgtest.Postgres) { randomPipelines(t, pg, seed) })
+	return seed
 }
 
 func randomPipelines(t *testing.T, pg *pgtest.Postgres, seed uint64) {
