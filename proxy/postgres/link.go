@@ -114,6 +114,9 @@ func (k *link) start(server *pool.Server) {
 		k.w.srv.log.Error("watch a server connection", "error", err)
 	}
 	k.applySettings()
+	if k.session.profile.Settings.Temporary() {
+		k.words.found |= touchTemp
+	}
 	k.beginBlock()
 }
 

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgproto3"
+
 	"github.com/weirproxy/weir/internal/pgserver"
 	"github.com/weirproxy/weir/internal/pgtest"
 	"github.com/weirproxy/weir/proxy/postgres"
@@ -570,5 +572,80 @@ func TestTheUnnamedStatementIsNeverAStrangers(t *testing.T) {
 	c.Send(parse("", "SELECT 'mine'"), synchronize, bind("", ""), execute("", 0), synchronize)
 	if got := one(t, c.UntilReady(2)); got != "mine" {
 		t.Errorf("a pipeline of both reads %s", got)
+	}
+}
+
+// Trap 41: whatever a statement hides behind, comments, quotes, escapes, or strings that it is put together from, the next client
+// finds a session without it.
+func TestWhatHidesReachesNobody(t *testing.T) {
+	pgtest.Each(t, whatHidesReachesNobody)
+}
+
+func whatHidesReachesNobody(t *testing.T, pg *pgtest.Postgres) {
+	const check = `SELECT concat_ws(' ', (SELECT count(*) FROM pg_listening_channels()),
+		(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
+		(SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
+		(SELECT count(*) FROM pg_prepared_statements WHERE from_sql), (SELECT count(*) FROM pg_cursors WHERE is_holdable),
+		current_setting('work_mem'), nullif(current_setting('local.own', true), ''), nullif(current_setting('my.own', true), ''))`
+	call := func(oid uint32, arguments ...string) exchange {
+		f := &pgproto3.FunctionCall{Function: oid, ArgFormatCodes: []uint16{0}}
+		for _, a := range arguments {
+			f.Arguments = append(f.Arguments, []byte(a))
+		}
+		return ready(1, f)
+	}
+	tests := map[string][]exchange{
+		"a comment that ends with CR":          queries("-- it\rSET work_mem = '5MB'"),
+		"a form feed":                          queries("SELECT 1;\fSET work_mem = '5MB'"),
+		"nested comments":                      queries("/* /* */ SET work_mem = '4MB' */SET/* LOCAL */work_mem/**/=/**/'5MB'"),
+		"a name behind a comment with CR":      queries("SET -- it\rmy.own = 'x'"),
+		"a parameter called local":             queries("SET local.own = 'x'"),
+		"a parameter called local, in pieces":  queries("SET local/* it */./**/own = 'x'"),
+		"a statement called transaction":       queries("PREPARE transaction AS SELECT 1"),
+		"a statement called local":             queries("PREPARE local(int) AS SELECT $1"),
+		"a comment in CREATE TEMP":             queries("CREATE /* it */ TEMP TABLE mine ()"),
+		"a form feed in CREATE TEMP":           queries("CREATE\fTEMP TABLE mine ()"),
+		"a comment in INTO TEMP":               queries("SELECT 1 AS one INTO -- it\nTEMP mine"),
+		"a comment in WITH HOLD":               queries("BEGIN; DECLARE mine CURSOR WITH/**/HOLD FOR SELECT 1; COMMIT"),
+		"a number of pg_temp":                  queries("CREATE TEMP TABLE its ()", "DO $$BEGIN EXECUTE 'CREATE TABLE ' || pg_my_temp_schema()::regnamespace || '.mine ()'; END$$", "DROP TABLE its"),
+		"an identifier of code points":         queries(`SELECT U&"pg\005fadvisory_lock"(1)`),
+		"an identifier of other code points":   queries(`SELECT u&"!0070g_advisory_lock" UESCAPE '!' (1)`),
+		"set_config of code points":            queries(`SELECT U&"set\005fconfig"('work_mem', '5MB', false)`),
+		"a parameter of code points":           queries(`SELECT set_config(U&'work\005fmem', '5MB', false)`),
+		"a schema of code points":              queries(`CREATE TABLE U&"pg\005ftemp".mine ()`),
+		"a string of escapes":                  queries(`DO $$BEGIN EXECUTE E'\x53ET work_mem = ''5MB'''; END$$`),
+		"a string of escapes with a line feed": queries(`DO E'BEGIN\nSET work_mem = ''5MB''; END'`),
+		"strings put together":                 queries("DO $x$BEGIN EXECUTE 'LIS' || 'TEN here'; EXECUTE 'CREATE TE' || 'MP TABLE mine ()'; END$x$"),
+		"a DO behind comments":                 queries("-- it\r/* it */DO LANGUAGE plpgsql 'BEGIN EXECUTE replace(''SELECT pg_advisory-lock(1)'', ''-'', ''_''); END'"),
+		"a DO in a batch":                      {ready(1, parse("s", "DO $$BEGIN EXECUTE 'LIS' || 'TEN here'; END$$"), bind("", "s"), execute("", 0), synchronize)},
+		"a function call":                      {call(2880, "1")},
+		"a function call of set_config":        {call(2078, "my.own", "x", "f")},
+		"a function call in a transaction":     {ready(1, query("BEGIN")), call(2886, "1", "2"), ready(1, query("COMMIT"))},
+		"a search path of pg_temp":             queries("SET search_path = pg_temp", "CREATE TABLE mine ()"),
+	}
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 1, upstream: pg.DSN()})
+	fresh := one(t, w.client().Query(check))
+	for name, script := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := scenario{script: script}
+			direct := pgtest.Connect(t, pg.DSN())
+			straight(t, s, direct)
+			if got := one(t, direct.Query(check)); got == fresh {
+				t.Fatal("it leaves nothing behind")
+			}
+			direct.Close()
+			c, other := w.client(), w.client()
+			straight(t, s, c)
+			other.Send(query(check)) // which waits, where c keeps the server connection
+			w.in(t).eventually("it waits or is answered", func() bool { return w.Stats().Clients["waiting"] == 1 || other.Arrives(time.Millisecond) })
+			c.Send(terminate)
+			c.UntilClosed()
+			if got := one(t, other.UntilReady(1)); got != fresh {
+				t.Errorf("the next client finds %s, want %s", got, fresh)
+			}
+			other.Send(terminate)
+			other.UntilClosed()
+		})
 	}
 }

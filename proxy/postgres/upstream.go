@@ -223,6 +223,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 		if used, is := k.refuseQuery(r, i, body); is {
 			return used, passOn
 		}
+		if m[0] == pgwire.FunctionCall {
+			k.words.found |= calls(m)
+		}
 		k.query(m[0], body)
 	case pgwire.Sync:
 		k.sync()
