@@ -174,20 +174,24 @@ func (e exchange) sayApart(c *pgtest.Client, between func([]pgtest.Message)) (go
 		done = heard(m)
 		return m
 	}
-	pieces := e.apart()
+	pieces, behind := e.apart(), false
 	for _, piece := range pieces[:len(pieces)-1] {
 		e.send(c, piece)
-		for !done && c.Arrives(patience) {
+		answered := false
+		for !answered && !done && c.Arrives(patience) {
 			switch m := hear(); {
 			case m.Type == 'E' && m.Field('V') == "FATAL":
 				return append(got, c.UntilClosed()...)
 			case m.Type == 'Z':
-				between(got)
-			default:
-				continue
+				answered = true
+				if !behind {
+					between(got)
+				}
+			case m.Type == 'G':
+				answered = true
 			}
-			break
 		}
+		behind = behind || !answered // what comes from now on may be the answer to this
 	}
 	e.send(c, pieces[len(pieces)-1])
 	if e.ends {
@@ -459,6 +463,20 @@ func TestSessionsEndAsWithTheServer(t *testing.T) {
 		"terminate in a transaction":          {script: []exchange{ready(1, query("BEGIN")), ended(terminate)}},
 		"terminate behind a batch":            {script: []exchange{ended(parse("", "SELECT 1"), bind("", ""), execute("", 0), synchronize, terminate)}},
 		"terminate within a batch":            {script: []exchange{ended(parse("", "SELECT 1"), bind("", ""), terminate)}},
+		"terminate in a failed transaction":   {script: []exchange{ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")), ended(terminate)}},
+		"terminate in a failed batch":         {script: []exchange{flushed(1, 'E', parse("", "SELEC"), flush), ended(bind("", ""), terminate)}},
+		"terminate in a transaction begun":    {script: []exchange{ready(1, parse("", "BEGIN"), bind("", ""), execute("", 0), synchronize), ready(1, query("SELECT 1")), ended(terminate)}},
+		"terminate with rows to come":         {script: []exchange{ready(1, query("BEGIN")), flushed(1, 's', parse("", "SELECT generate_series(1, 9)"), bind("", ""), execute("", 1), flush), ended(terminate)}},
+		"terminate behind COPY":               {script: append(queries("BEGIN; CREATE TABLE never (v text)"), ended(query("COPY never FROM STDIN"), data("x\n"), copyDone, terminate))},
+		"terminate behind COPY out":           {script: []exchange{ended(query("COPY (SELECT generate_series(1, 5000)) TO STDOUT"), terminate)}},
+		"terminate behind a failed COPY":      {script: append(queries("BEGIN; CREATE TABLE never (v int)"), flushed(1, 'G', query("COPY never FROM STDIN")), ready(1, data("x\n")), ended(data("1\n"), copyDone, terminate))},
+		"terminate while pinned":              {script: append(queries("LISTEN here"), ended(terminate))},
+		"terminate with a body":               {script: []exchange{sentBytes(odd('X', 8) + "body")}},
+		"terminate twice":                     {script: []exchange{ended(query("SELECT 1"), terminate, terminate)}},
+		"terminate behind a sync":             {script: []exchange{ended(synchronize, terminate)}},
+		"terminate behind a flush":            {script: []exchange{ended(flush, terminate)}},
+		"terminate behind BEGIN":              {script: []exchange{ended(query("BEGIN"), terminate)}},
+		"terminate behind a function call":    {script: []exchange{ended(&pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}}, terminate)}},
 		"an unknown message":                  {script: []exchange{sentBytes(odd('!', 4))}, loose: true},
 		"an unknown message of the server's":  {script: []exchange{sentBytes(odd('T', 4))}, loose: true},
 		"an unknown message behind a query":   {script: []exchange{sentBytes(odd('y', 20)+"sixteen bytes...", query("SELECT repeat('x', 200000)"))}, loose: true},

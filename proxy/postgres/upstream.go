@@ -201,12 +201,21 @@ const (
 	badLength
 )
 
+// longestBody is how long messages of the types in neverLong may be (PostgreSQL's PQ_SMALL_MESSAGE_LIMIT). A server closes the
+// connection at a longer one, which would look like its own fault.
+const longestBody = 10000 - 4
+
+var neverLong = [256]bool{
+	pgwire.Describe: true, pgwire.Execute: true, pgwire.Close: true, pgwire.Sync: true, pgwire.Flush: true, pgwire.CopyDone: true,
+	pgwire.CopyFail: true, pgwire.Terminate: true,
+}
+
 // message deals with the message that begins at i. It returns how many bytes of the chunk it has used: at least the
 // header, and what else it has looked at.
 func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	m := r.chunk[i:]
 	body, err := pgwire.Length(m)
-	if err != nil {
+	if err != nil || body > longestBody && neverLong[m[0]] {
 		return 0, badLength
 	}
 	if k.answers.empty() && !k.unsynced {
@@ -240,7 +249,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 		k.doubtful = k.doubtful || k.copyIn
 	case pgwire.CopyDone, pgwire.CopyFail:
 		k.endCopy()
-	case pgwire.CopyData, pgwire.Flush:
+	case pgwire.Flush:
+		k.unsynced = k.unsynced || body > 0 // which the server refuses, and all up to the next Sync
+	case pgwire.CopyData:
 	case pgwire.Terminate:
 		return 0, leaveNow
 	default:
