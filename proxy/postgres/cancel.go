@@ -89,17 +89,22 @@ func (r *registry) find(pid uint32, secret []byte) *session {
 // each calls f for every session there is now.
 func (r *registry) each(f func(*session)) {
 	for i := range r.shards {
-		shard := &r.shards[i]
-		shard.Lock()
-		all := make([]*session, 0, len(shard.sessions))
-		for _, s := range shard.sessions {
-			all = append(all, s)
-		}
-		shard.Unlock()
-		for _, s := range all {
+		for _, s := range r.shard(i) {
 			f(s)
 		}
 	}
+}
+
+// shard lists the sessions of one shard.
+func (r *registry) shard(i int) []*session {
+	shard := &r.shards[i]
+	shard.Lock()
+	defer shard.Unlock()
+	all := make([]*session, 0, len(shard.sessions))
+	for _, s := range shard.sessions {
+		all = append(all, s)
+	}
+	return all
 }
 
 // preludeTime is how long a cancel request waits for the server to be done with what weir itself has put ahead of the

@@ -1,7 +1,10 @@
 package postgres
 
 import (
+	"slices"
 	"testing"
+
+	"github.com/weirproxy/weir/proxy"
 )
 
 // scanned is what a scanner finds in a text that comes in two pieces.
@@ -217,4 +220,13 @@ func meansSomething(word string) bool {
 		}
 	}
 	return false
+}
+
+// Every reason that a metric counts has its meaning in the list that the reference page is made of.
+func TestEveryReasonToPinIsExplained(t *testing.T) {
+	for _, label := range touchLabels {
+		if !slices.ContainsFunc(proxy.PinReasons, func(r proxy.Term) bool { return r.Name == label }) {
+			t.Errorf("%s is not explained", label)
+		}
+	}
 }
