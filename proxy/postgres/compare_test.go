@@ -122,8 +122,10 @@ func (s scenario) run(c *pgtest.Client, between func(last []pgtest.Message)) (an
 	return s.play(exchange.say, c, between)
 }
 
-// play says and hears each exchange in one of the ways there are: say and sayApart.
-func (s scenario) play(way func(exchange, *pgtest.Client, func([]pgtest.Message)) []pgtest.Message, c *pgtest.Client, between func(last []pgtest.Message)) (answers [][]pgtest.Message) {
+// way is one to say and hear an exchange: say or sayApart.
+type way func(e exchange, c *pgtest.Client, between func(last []pgtest.Message)) []pgtest.Message
+
+func (s scenario) play(way way, c *pgtest.Client, between func(last []pgtest.Message)) (answers [][]pgtest.Message) {
 	for _, e := range s.script {
 		got := way(e, c, between)
 		for i := range got {
@@ -248,29 +250,27 @@ func routes(tb testing.TB, pg *pgtest.Postgres) []route {
 	transaction, _ := through("transaction", settings{})
 	session, _ := through("session", settings{mode: postgres.Session})
 	one, _ := through("one server", settings{servers: 1})
-	switched, two := through("switched", settings{servers: 2})
+	together, two := through("switched", settings{servers: 2})
 	apart, other := through("switched, one by one", settings{servers: 2})
-	switched.play = switching(two, exchange.say)
-	apart.play = switching(other, exchange.sayApart)
-	return []route{transaction, session, one, switched, apart}
+	together.play, apart.play = switched(two, exchange.say), switched(other, exchange.sayApart)
+	return []route{transaction, session, one, together, apart}
 }
 
 func straight(_ testing.TB, s scenario, c *pgtest.Client) [][]pgtest.Message {
 	return s.run(c, func([]pgtest.Message) {})
 }
 
-// switching plays a scenario over a weir of two server connections so that each transaction gets another one than the one
+// switched plays a scenario over a weir of two server connections so that each transaction gets another one than the one
 // before, unless weir says why the session keeps it.
-func switching(w *weir, way func(exchange, *pgtest.Client, func([]pgtest.Message)) []pgtest.Message) func(testing.TB, scenario, *pgtest.Client) [][]pgtest.Message {
+func switched(w *weir, way way) func(testing.TB, scenario, *pgtest.Client) [][]pgtest.Message {
 	return func(tb testing.TB, s scenario, c *pgtest.Client) [][]pgtest.Message {
-		strangers := occupy(tb, w)
-		return s.play(way, c, func(last []pgtest.Message) {
-			if n := len(last); n > 0 && last[n-1].Type == 'Z' && last[n-1].Body[0] == 'I' && strangers.mayTakeOver(s) {
-				strangers.takeOver()
-			}
-		})
+		return s.play(way, c, occupy(tb, w).between(s.keeps))
 	}
 }
+
+// switching makes the client of a weir of two server connections get another one for each of its transactions. What it returns is
+// to be called between exchanges.
+func switching(tb testing.TB, w *weir) func([]pgtest.Message) { return occupy(tb, w).between(false) }
 
 // strangers keep a client from the server connection that it just had, and leave statements of its names on it.
 type strangers struct {
@@ -295,10 +295,19 @@ func (s *strangers) hold() *pgtest.Client {
 	return h
 }
 
-// mayTakeOver waits until the client has given its server connection back, and reports whether it has: a session may be pinned,
-// and a scenario may say that this one is kept for another reason.
-func (s *strangers) mayTakeOver(of scenario) bool {
-	if of.keeps {
+// between takes the client's server connection over whenever an answer ends a transaction.
+func (s *strangers) between(keeps bool) func(last []pgtest.Message) {
+	return func(last []pgtest.Message) {
+		if n := len(last); n > 0 && last[n-1].Type == 'Z' && last[n-1].Body[0] == 'I' && s.mayTakeOver(keeps) {
+			s.takeOver()
+		}
+	}
+}
+
+// mayTakeOver waits until the client has given its server connection back, and reports whether it has: a session may be pinned, or
+// keep it for another reason.
+func (s *strangers) mayTakeOver(keeps bool) bool {
+	if keeps {
 		return soon(s.free)
 	}
 	s.w.in(s.tb).eventually("the client gives its server connection back, or is pinned", func() bool { return s.free() || len(s.w.pinned()) > 0 })
