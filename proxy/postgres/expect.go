@@ -108,6 +108,9 @@ func (q *answers) settings() bool {
 	return !q.empty() && q.first().ours && q.first().kind == queried
 }
 
+// prelude reports whether the answer that comes next is to a Query of ours that goes ahead of the client's statement.
+func (q *answers) prelude() bool { return q.settings() || !q.empty() && q.first().kind == began }
+
 // ahead reports whether the last Parse, or Close, of the statement name that was sent belongs to an earlier batch and has yet to
 // be answered: it may be skipped.
 func (q *answers) ahead(name []byte) bool {

@@ -26,6 +26,7 @@ type link struct {
 	took    time.Duration // until the server had answered what was asked first; 0: not yet, or that says nothing
 	timed   bool          // that is known
 	spoiled bool          // what was asked first failed, or the server had to wait for the client: its time says nothing
+	since   int64         // it has been as it is: running a statement, idle in a transaction, or kept; see session.state
 
 	// Towards the server.
 	upSkip   int      // bytes of the current message that are still to be passed on
@@ -124,6 +125,9 @@ func (k *link) start(server *pool.Server) {
 		k.w.srv.log.Error("watch a server connection", "error", err)
 	}
 	k.applySettings()
+	if k.session.profile.Settings.Temporary() {
+		k.words.found |= touchTemp
+	}
 	k.beginBlock()
 }
 
@@ -224,6 +228,7 @@ func (k *link) settle() {
 // rest keeps the server connection although the transaction is over.
 func (k *link) rest() {
 	if !k.admitNext {
+		k.since = k.w.loop.Now()
 		k.observe()
 		k.ticket.Done(breaker.Success)
 		k.ticket.Keep(k.w.loop.Now(), k.took)
@@ -342,6 +347,7 @@ func (s *session) drainLinked() {
 }
 
 func (k *link) timeIdleInTransaction() {
+	k.since = k.w.loop.Now()
 	s := k.session
 	if limit := s.resource.timeouts.IdleInTransaction; limit > 0 {
 		k.w.loop.Arm(&s.timer, limit, (*idledInTransaction)(s))
@@ -371,6 +377,7 @@ func oversleptError() *pgwire.Error {
 
 // timeQuery begins the time that the server has for an answer.
 func (k *link) timeQuery() {
+	k.since = k.w.loop.Now()
 	s := k.session
 	if limit := s.resource.timeouts.Query; limit > 0 {
 		k.w.loop.Arm(&s.timer, limit, (*queriedOut)(s))

@@ -16,14 +16,23 @@ import (
 // Any pipeline whatsoever is answered as by the server, while others prepare the same statements under the same names on the
 // same server connections (traps 15 to 26). WEIR_TEST_SEED repeats a run.
 func TestRandomPipelinesAreAnsweredAsByTheServer(t *testing.T) {
-	const scripts, exchanges = 150, 12
-	pg := pgtest.Shared(t)
+	seed := seed(t)
+	pgtest.Each(t, func(t *testing.T, pg *pgtest.Postgres) { randomPipelines(t, pg, seed) })
+}
+
+// seed is that of a test's random choices: any, or WEIR_TEST_SEED.
+func seed(t *testing.T) uint64 {
 	seed := rand.Uint64()
 	if s := os.Getenv("WEIR_TEST_SEED"); s != "" {
 		seed, _ = strconv.ParseUint(s, 10, 64)
 	}
 	t.Logf("seed %d", seed)
-	w := start(t, settings{servers: 2})
+	return seed
+}
+
+func randomPipelines(t *testing.T, pg *pgtest.Postgres, seed uint64) {
+	const scripts, exchanges = 150, 12
+	w := start(t, settings{servers: 2, upstream: pg.DSN()})
 	for i := range scripts {
 		random := rand.New(rand.NewPCG(seed, uint64(i)))
 		s := scenario{script: randomScript(random, exchanges)}

@@ -68,12 +68,16 @@ func TestStatementsAreSharedByContent(t *testing.T) {
 
 // Trap 23: the same text means something else under other settings.
 func TestStatementsAreNotSharedAcrossSettings(t *testing.T) {
-	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
+	pgtest.Each(t, statementsAreNotSharedAcrossSettings)
+}
+
+func statementsAreNotSharedAcrossSettings(t *testing.T, pg *pgtest.Postgres) {
+	direct := pgtest.Connect(t, pg.DSN())
 	for _, tenant := range []string{"one", "two"} {
 		direct.Query(fmt.Sprintf("DROP SCHEMA IF EXISTS tenant_%[1]s CASCADE; CREATE SCHEMA tenant_%[1]s; CREATE TABLE tenant_%[1]s.who AS SELECT 'tenant_%[1]s' AS name", tenant))
 	}
 	direct.Query("ALTER TABLE tenant_two.who ADD COLUMN more int") // so that the result is of another type
-	w := start(t, settings{servers: 1})
+	w := start(t, settings{servers: 1, upstream: pg.DSN()})
 	const text = "SELECT * FROM who"
 	a, b := w.client("options='-c search_path=tenant_one'"), w.client()
 	b.Query("SET search_path TO tenant_two")
@@ -106,9 +110,13 @@ func TestStatementsAreNotSharedAcrossSettings(t *testing.T) {
 
 // Trap 25: a table that was altered costs each statement at most one error, whichever connections have it prepared.
 func TestAResultTypeThatChangedIsNoticedOnce(t *testing.T) {
-	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
+	pgtest.Each(t, aResultTypeThatChangedIsNoticedOnce)
+}
+
+func aResultTypeThatChangedIsNoticedOnce(t *testing.T, pg *pgtest.Postgres) {
+	direct := pgtest.Connect(t, pg.DSN())
 	direct.Query("DROP TABLE IF EXISTS changing; CREATE TABLE changing AS SELECT 1 AS a")
-	w := start(t, settings{servers: 3})
+	w := start(t, settings{servers: 3, upstream: pg.DSN()})
 	const text = "SELECT * FROM changing"
 	var holders []*pgtest.Client
 	for range 3 { // on all connections
