@@ -5,6 +5,8 @@ const (
 	UsualSessions = usualSessions
 	MostSessions  = mostSessions
 	SessionsTime  = sessionsTime
+	UsualRefusals = usualRefusals
+	MostRefusals  = mostRefusals
 )
 
 // MetricRow is what the reference page says about one metric.

@@ -28,6 +28,7 @@ type Options struct {
 	Version    string             // of this build, for weir_build_info
 	Stats      func() proxy.Stats // called once a scrape; must not wait for anyone
 	Fleet      func() FleetStats  // likewise
+	Refusals   *proxy.Refusals
 	Sessions   func(context.Context, proxy.SessionFilter) (found []proxy.Session, more bool, err error)
 	Ready      func() error // nil, or why this weir cannot serve, joined reasons one per line
 	Log        *slog.Logger
@@ -53,6 +54,7 @@ func New(opts Options) *Server {
 		{"GET /readyz", probing, s.readyz},
 		{"GET /metrics", reading, metricsHandler(opts)},
 		{"GET /api/v1/sessions", reading, sessionsHandler(opts)},
+		{"GET /api/v1/refusals", reading, refusalsHandler(opts)},
 		{"GET /debug/pprof/", debugging, pprof.Index},
 		{"GET /debug/pprof/cmdline", debugging, pprof.Cmdline},
 		{"GET /debug/pprof/profile", debugging, pprof.Profile},

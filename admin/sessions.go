@@ -3,13 +3,9 @@ package admin
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/weirproxy/weir/proxy"
@@ -60,54 +56,16 @@ func sessionsHandler(opts Options) http.HandlerFunc {
 		if list == nil {
 			list = []proxy.Session{}
 		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(sessionList{list, more}) // who hung up does not want it
+		answer(w, sessionList{list, more})
 	}
 }
 
 // readFilter reads the parameters of a request. An error says what was expected.
 func readFilter(query string, resources []proxy.ResourceStats) (filter proxy.SessionFilter, err error) {
-	parameters, err := url.ParseQuery(query)
-	if err != nil {
-		return filter, fmt.Errorf("the query string cannot be read: %w; expected e.g. ?state=pinned&limit=100", err)
-	}
 	filter.Limit = usualSessions
-	for name, values := range parameters {
-		if len(values) > 1 {
-			return filter, fmt.Errorf("%s is given %d times; expected once", name, len(values))
-		}
-		value := values[0]
-		switch name {
-		case "resource":
-			filter.Resource = value
-			err = oneOf(name, value, names(resources, func(r proxy.ResourceStats) string { return r.Name }))
-		case "state":
-			filter.State = value
-			err = oneOf(name, value, names(proxy.SessionStates, func(s proxy.Term) string { return s.Name }))
-		case "limit":
-			if filter.Limit, err = strconv.Atoi(value); err != nil || filter.Limit < 1 || filter.Limit > mostSessions {
-				err = fmt.Errorf("limit=%q; expected a number from 1 to %d, e.g. limit=100", value, mostSessions)
-			}
-		default:
-			err = fmt.Errorf("unknown parameter %q; expected resource, state or limit", name)
-		}
-		if err != nil {
-			return filter, err
-		}
-	}
-	return filter, nil
-}
-
-func names[T any](list []T, name func(T) string) (all []string) {
-	for _, v := range list {
-		all = append(all, name(v))
-	}
-	return all
-}
-
-func oneOf(parameter, value string, known []string) error {
-	if slices.Contains(known, value) {
-		return nil
-	}
-	return fmt.Errorf("%s=%q; expected one of: %s", parameter, value, strings.Join(known, ", "))
+	return filter, parameters{
+		oneOf("resource", &filter.Resource, names(resources, func(r proxy.ResourceStats) string { return r.Name })),
+		oneOf("state", &filter.State, names(proxy.SessionStates, func(s proxy.Term) string { return s.Name })),
+		limitOf(&filter.Limit, mostSessions),
+	}.read(query)
 }

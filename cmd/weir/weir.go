@@ -87,6 +87,7 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 		Stats:      w.server.Stats,
 		Fleet:      w.fleetStats,
 		Sessions:   w.server.Sessions,
+		Refusals:   w.refusals,
 		Ready:      w.server.Ready,
 		Log:        log,
 	})
