@@ -53,18 +53,17 @@ const (
 	slownessMost = 3 // logarithm; one statement that waits for a lock for a minute says no more than one that waits for a second
 )
 
-func newAdaptive(a Adaptive, budget int) adaptive {
-	mode := a.Mode
-	if !a.Enabled {
-		mode = Off
+func newAdaptive(cfg Adaptive, budget int) adaptive {
+	a := adaptive{
+		mode: cfg.Mode, most: budget, least: float64(min(cfg.Min, budget)), limit: float64(budget), wasEmpty: true, pause: firstPause,
 	}
-	limit := budget
-	if a.Frozen > 0 {
-		limit = min(a.Frozen, budget)
+	if !cfg.Enabled {
+		a.mode = Off
 	}
-	return adaptive{
-		mode: mode, most: budget, least: float64(min(a.Min, budget)), limit: float64(limit), frozen: a.Frozen > 0, wasEmpty: true, pause: firstPause,
+	if cfg.Frozen > 0 {
+		a.frozen, a.limit = true, float64(min(cfg.Frozen, budget))
 	}
+	return a
 }
 
 // enforced is the limit that holds within a budget.
