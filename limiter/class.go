@@ -20,9 +20,17 @@ const (
 type class struct {
 	of      Fingerprint
 	place   *list.Element
+	running int
 	typical typical // how long transactions that begin with such a statement hold a slot
 	long    bool
 	base    base
+}
+
+// enter counts those that run, by one more or less.
+func (c *class) enter(n int) {
+	if c != nil {
+		c.running += n
+	}
 }
 
 // held notes how long a slot was held. A class is long when that is typical of it, and short again only when it clearly is not.

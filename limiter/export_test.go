@@ -31,3 +31,10 @@ func (s *Slots) Without(parts ...int) {
 		}
 	}
 }
+
+// Running reports whether r has a slot.
+func (s *Slots) Running(r *Request) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return r.state == running
+}

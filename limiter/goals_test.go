@@ -16,7 +16,7 @@ var bothLimits = map[string]limiter.Adaptive{
 }
 
 const (
-	seeds  = 3
+	seeds  = 2
 	warmUp = time.Second
 )
 
@@ -210,5 +210,284 @@ func TestPriorities(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// report is a function with a query of two seconds.
+func report(perSec func(int64) float64) *kind {
+	k := oltp(perSec)
+	k.name, k.class, k.deadline = "report", 2, 30*time.Second
+	k.work = between(1900*time.Millisecond, 2100*time.Millisecond)
+	return k
+}
+
+// asleep makes it 2 s of waiting inside the database instead.
+func asleep(k *kind) *kind {
+	k.sleep, k.work = 2*time.Second, func(*rand.Rand) time.Duration { return 0 }
+	return k
+}
+
+func TestReportsLeaveTheShortOnesAlone(t *testing.T) {
+	const comes, warm, over = 10 * time.Second, 12 * time.Second, 40 * time.Second
+	for name, a := range bothLimits {
+		for kindOf, one := range map[string]struct {
+			cores  float64
+			report func(func(int64) float64) *kind
+		}{
+			"on the processor": {8, report},
+			"asleep":           {1, func(p func(int64) float64) *kind { return asleep(report(p)) }},
+		} {
+			t.Run(name+", "+kindOf, func(t *testing.T) {
+				t.Parallel()
+				for seed := range uint64(seeds) {
+					w := newWorld(seed, one.cores, newSlots(a))
+					load := .5 * one.cores * capacity
+					quick := oltp(func(now int64) float64 {
+						if now > int64(comes) {
+							return .7 * load
+						}
+						return load
+					})
+					slow := one.report(func(now int64) float64 {
+						if now > int64(comes) {
+							return .3 * load
+						}
+						return 0
+					})
+					slow.flow = quick.flow
+					w.kinds = []*kind{quick, slow}
+					w.run(over)
+					before, after := quick.arrived(warmUp, comes), quick.arrived(warm, over)
+					least := 20
+					for _, l := range w.limits[int(warm/(100*time.Millisecond)):] {
+						least = min(least, l)
+					}
+					p99, was := percentile(after.latency, .99), percentile(before.latency, .99)
+					t.Logf("seed %d: p99 %v, was %v; kept %.4f; reports done %d; limit at least %d", seed, p99, was, after.kept(), slow.ended(warm, over).good, least)
+					if p99 > was*13/10+5*time.Millisecond || after.kept() < .999 {
+						t.Errorf("seed %d: the short ones' p99 is %v, was %v without reports; %.4f are served", seed, p99, was, after.kept())
+					}
+					if least < 10 {
+						t.Errorf("seed %d: the limit fell to %d", seed, least)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestReportsAloneHaveAllSlotsButOne(t *testing.T) {
+	for name, a := range bothLimits {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(1, 1, newSlots(a))
+			quick := oltp(func(now int64) float64 {
+				if now < int64(10*time.Second) {
+					return .5 * capacity
+				}
+				return 0
+			})
+			slow := asleep(report(func(now int64) float64 {
+				if now > int64(10*time.Second) {
+					return 20
+				}
+				return 0
+			}))
+			w.kinds = []*kind{quick, slow}
+			w.run(200 * time.Second)
+			const from, to = 30 * time.Second, 200 * time.Second
+			got := float64(slow.ended(from, to).good) * 2 / (to - from).Seconds()
+			t.Logf("%.2f slots used", got)
+			if got < 18.5 {
+				t.Errorf("reports use %.2f slots of 20, want 19", got)
+			}
+		})
+	}
+}
+
+func TestTheLimitFollowsTheProcessors(t *testing.T) {
+	const cuts, returns, over = 30 * time.Second, 60 * time.Second, 100 * time.Second
+	for name, a := range bothLimits {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(seeds) {
+				w := newWorld(seed, 4, newSlots(a))
+				k := oltp(func(now int64) float64 {
+					if now < int64(10*time.Second) {
+						return .5 * 4 * capacity
+					}
+					return 2 * 4 * capacity
+				})
+				w.kinds = []*kind{k}
+				w.at(int64(cuts), func() { w.cores = 2 })
+				w.at(int64(returns), func() { w.cores = 4 })
+				w.run(over)
+				perSec := func(from, to time.Duration) float64 {
+					return float64(k.ended(from, to).good) / (to - from).Seconds()
+				}
+				full, half, again := perSec(20*time.Second, cuts), perSec(cuts+3*time.Second, returns), perSec(returns+15*time.Second, over)
+				soon := perSec(cuts+3*time.Second, cuts+6*time.Second)
+				t.Logf("seed %d: %.0f/s, %.0f/s with half of the processors, %.0f/s with all again; limits %v", seed, full, half, again, every(w.limits, 10))
+				if full < .97*4*capacity || soon < .97*2*capacity || half < .97*2*capacity || again < .97*4*capacity {
+					t.Errorf("seed %d: %.0f/s of 1000; %.0f/s and %.0f/s of 500; %.0f/s of 1000", seed, full, soon, half, again)
+				}
+			}
+		})
+	}
+}
+
+func every[T any](all []T, n int) (some []T) {
+	for i := 0; i < len(all); i += n {
+		some = append(some, all[i])
+	}
+	return some
+}
+
+func TestASlowDiskIsNoReasonToDoLess(t *testing.T) {
+	const slows, over = 15 * time.Second, 125 * time.Second
+	run := func(seed uint64, budget int, a limiter.Adaptive, sleep, wait time.Duration) (*world, float64) {
+		w := newWorld(seed, 4, limiter.NewSlots(budget, limiter.Queue{}.WithDefaults(), a.WithDefaults()))
+		k := oltp(func(now int64) float64 {
+			if now < int64(10*time.Second) {
+				return .3 * 4 * capacity
+			}
+			return 1.5 * 4 * capacity
+		})
+		k.sleep = sleep
+		w.kinds = []*kind{k}
+		w.at(int64(slows), func() { k.sleep = wait })
+		w.run(over)
+		return w, float64(k.ended(slows+10*time.Second, over).good) / (over - slows - 10*time.Second).Seconds()
+	}
+	for name, waits := range map[string][2]time.Duration{
+		"processor first, then three times as much on the disk": {0, 8 * time.Millisecond},
+		"disk, three times as slow":                             {16 * time.Millisecond, 56 * time.Millisecond},
+		"disk, thirty times as slow":                            {16 * time.Millisecond, 600 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			best := 0.0
+			for _, static := range []int{10, 15, 20} {
+				_, got := run(0, static, limiter.Adaptive{}, waits[0], waits[1])
+				best = max(best, got)
+			}
+			for seed := range uint64(seeds) {
+				w, got := run(seed, 20, limiter.Adaptive{Enabled: true}, waits[0], waits[1])
+				t.Logf("seed %d: %.0f/s, the best limit %.0f/s; limits %v", seed, got, best, every(w.limits, 10))
+				if got < .95*best {
+					t.Errorf("seed %d: %.0f/s, with the best limit %.0f/s", seed, got, best)
+				}
+			}
+		})
+	}
+}
+
+func TestABurstIsNoStorm(t *testing.T) {
+	for name, a := range bothLimits {
+		for warm, load := range map[string]float64{"cold": 0, "warm": .5} {
+			t.Run(name+", "+warm, func(t *testing.T) {
+				for seed := range uint64(seeds) {
+					w := newWorld(seed, 1, newSlots(a))
+					k := oltp(func(now int64) float64 {
+						if now < int64(5*time.Second) {
+							return load * capacity
+						}
+						return 0
+					})
+					k.deadline = 3 * time.Second
+					w.kinds = []*kind{k}
+					w.at(int64(6*time.Second), func() {
+						for range 450 {
+							w.launch(k)
+						}
+					})
+					w.run(10 * time.Second)
+					got := k.arrived(6*time.Second, 10*time.Second)
+					if got.offered != 450 || got.good != 450 {
+						t.Errorf("seed %d: of %d functions at once %d were served, %d denied, %d late", seed, got.offered, got.good, got.denied, got.late)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestAfterAStallAllIsAsBefore(t *testing.T) {
+	const stalls, returns, over = 5 * time.Second, 8 * time.Second, 15 * time.Second
+	const settled = 500 * time.Millisecond
+	for name, a := range bothLimits {
+		for patience, deadline := range map[string]time.Duration{"a second": time.Second, "a minute": time.Minute} {
+			t.Run(name+", patience of "+patience, func(t *testing.T) {
+				t.Parallel()
+				for seed := range uint64(seeds) {
+					w := newWorld(seed, 1, newSlots(a))
+					w.free = 300
+					k := oltp(steady(.7 * capacity))
+					k.deadline = deadline
+					w.kinds = []*kind{k}
+					w.at(int64(stalls), func() { w.cores = 0 })
+					w.at(int64(returns), func() { w.cores = 1 })
+					w.run(over)
+					after, before := k.arrived(returns+settled, over), k.arrived(warmUp, stalls)
+					stale := time.Duration(0)
+					for _, o := range k.outcomes {
+						if o.end == good && o.arrived > int64(stalls) {
+							stale = max(stale, time.Duration(o.at-o.sent))
+						}
+					}
+					t.Logf("seed %d: after the stall denied %d, late %d, p99 %v, was %v; the longest way %v", seed, after.denied, after.late, percentile(after.latency, .99), percentile(before.latency, .99), stale)
+					if after.kept() < 1 {
+						t.Errorf("seed %d: half a second after the stall %.3f are served", seed, after.kept())
+					}
+				}
+			})
+		}
+	}
+}
+
+// told is a request that counts how often it is told.
+type told struct {
+	limiter.Request
+	times int
+}
+
+func (r *told) Wake() { r.times++ }
+
+func TestManyWhoGiveUpAtOnceHarmNobody(t *testing.T) {
+	const many = 20_000
+	queue := limiter.Queue{Length: 2 * many, Wait: time.Hour}.WithDefaults()
+	s := limiter.NewSlots(20, queue, limiter.Adaptive{}.WithDefaults())
+	all := make([]told, many)
+	flows := make([]*limiter.Flow, 100)
+	for i := range flows {
+		flows[i] = limiter.NewFlow(1, 0)
+	}
+	for i := range all {
+		all[i].Request = limiter.Request{Flow: flows[i%len(flows)], Level: limiter.LevelNormal, Waker: &all[i]}
+		s.Enter(&all[i].Request, 1)
+	}
+	began := time.Now()
+	left := 0
+	for i := range all {
+		if i%7 != 0 && s.Abandon(&all[i].Request, 2) {
+			left++
+		}
+	}
+	took := time.Since(began)
+	t.Logf("%d gave up in %v", left, took)
+	if took > time.Second { // a list that is searched would take ten times that
+		t.Errorf("%d gave up in %v", left, took)
+	}
+	served := 0
+	for now := int64(3); served < many-left; now++ {
+		before := served
+		for i := range all {
+			if s.Running(&all[i].Request) {
+				s.Leave(&all[i].Request, now, time.Millisecond)
+				served++
+			}
+		}
+		if served == before {
+			t.Fatalf("%d of the %d who stayed were served", served, many-left)
+		}
 	}
 }

@@ -315,7 +315,7 @@ func (s *Slots) Wait() time.Duration {
 // passLocked lets time pass. Those who call have clocks that are a moment apart.
 func (s *Slots) passLocked(now int64) int64 {
 	s.now = max(s.now, now)
-	s.adaptive.look(!s.crowdedLocked(), s.running[short]+s.running[long] >= s.limit)
+	s.adaptive.look(s.crowdedLocked(), s.running[short]+s.running[long] >= s.limit)
 	if s.adaptive.due(s.now) {
 		s.limit = s.adaptive.decide(s.now, s.budget)
 	}
@@ -331,9 +331,13 @@ func (s *Slots) tellingLocked() lane {
 	return short
 }
 
-// crowdedLocked reports whether anyone waits because all slots are taken, and not because long statements may not have more.
+// crowdedLocked reports whether anyone waits because all slots are taken, and not because long statements may not have more,
+// or still hold those they were lent.
 func (s *Slots) crowdedLocked() bool {
 	n := s.tellingLocked()
+	if n == short && s.running[long] > s.longPart() {
+		return false
+	}
 	for l := range s.levels {
 		if s.levels[l][n].waiting > 0 {
 			return true
@@ -349,19 +353,28 @@ func (s *Slots) mayRunLocked(n lane, f *Flow) bool {
 		(n == short || s.running[long] < s.longSlotsLocked())
 }
 
-// longSlotsLocked is how many slots long statements may have: a quarter, or what the others have not needed lately, except
+// longPart is how many slots long statements may have at least.
+func (s *Slots) longPart() int { return max(1, s.limit/longShare) }
+
+// longSlotsLocked is how many slots long statements may have: their part, or what the others have not needed lately, except
 // for one, if that is more.
 func (s *Slots) longSlotsLocked() int {
 	if s.switches.noLanes {
 		return s.limit
 	}
-	return max(1, s.limit/longShare, min(s.limit-1, s.limit-int(s.demand.by(s.now)+.5)))
+	part := s.longPart()
+	idle := min(s.limit-1, s.limit-int(s.demand.by(s.now)+.5))
+	if s.tellingLocked() == short && s.adaptive.mode == Enforce {
+		idle = min(idle, part+int(s.adaptive.lends))
+	}
+	return max(part, idle)
 }
 
 const longShare = 4 // one in so many slots
 
+// laneOf is where requests of a class belong. Those of one that nobody knows yet may not take all short slots either.
 func (s *Slots) laneOf(c *class) lane {
-	if c != nil && c.long && !s.switches.noLanes {
+	if c != nil && !s.switches.noLanes && (c.long || c.typical.n < fewSamples && c.running >= s.longPart()) {
 		return long
 	}
 	return short
@@ -381,6 +394,7 @@ func (s *Slots) grantLocked(r *Request, now int64) {
 	r.granted = now
 	s.running[r.lane]++
 	r.Flow.running++
+	r.class.enter(1)
 	if r.lane == short {
 		s.quick.push(r)
 	}
@@ -409,6 +423,7 @@ func (s *Slots) stopLocked(r *Request, now int64, took time.Duration) {
 		s.quick.remove(r)
 	}
 	s.running[r.lane]--
+	r.class.enter(-1)
 	f := r.Flow
 	f.running--
 	f.use(r.Level, held-r.charge)
