@@ -214,10 +214,7 @@ func (s *Slots) Leave(r *Request, now int64, took time.Duration) {
 		s.kept--
 		r.state = outside
 	}
-	var woken chain
-	s.dispatchLocked(now, &woken)
-	s.mu.Unlock()
-	wake(woken.head)
+	s.unlock(now)
 }
 
 // Abandon takes r out of the queue and reports whether it was there. If it was not, its Waker is or was told, and a slot that
@@ -230,10 +227,7 @@ func (s *Slots) Abandon(r *Request, now int64) bool {
 		s.quitLocked(r)
 		r.state = outside
 	}
-	var woken chain
-	s.dispatchLocked(now, &woken)
-	s.mu.Unlock()
-	wake(woken.head)
+	s.unlock(now)
 	return waited
 }
 
@@ -246,17 +240,13 @@ func (s *Slots) Keep(r *Request, now int64, took time.Duration) {
 		r.state = keeping
 		s.kept++
 	}
-	var woken chain
-	s.dispatchLocked(now, &woken)
-	s.mu.Unlock()
-	wake(woken.head)
+	s.unlock(now)
 }
 
 // Resume gives r, which has kept its server connection, a slot again. It does not wait: the connection is its own, and
 // keeping others from it would help nobody.
 func (s *Slots) Resume(r *Request, now int64) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	now = s.passLocked(now)
 	if r.state == keeping {
 		s.kept--
@@ -265,6 +255,15 @@ func (s *Slots) Resume(r *Request, now int64) {
 		s.startAnewLocked(r)
 		s.grantLocked(r, now)
 	}
+	s.unlock(now)
+}
+
+// unlock has others take the slots there are, and tells them.
+func (s *Slots) unlock(now int64) {
+	var woken chain
+	s.dispatchLocked(now, &woken)
+	s.mu.Unlock()
+	wake(woken.head)
 }
 
 // Refuse denies everyone who waits, with err.
