@@ -31,6 +31,7 @@ type adaptive struct {
 	lends    float64 // slots that long statements may have beyond their part, as long as short ones do not become slow
 
 	usual      seen // while the queue stood with the limit as it is
+	era        int  // in which work is counted in the same units: bases move with the limit that is tried
 	trial      trial
 	up         bool    // the direction of the next trial
 	failed     bool    // the last trial, in the other direction
@@ -44,7 +45,7 @@ type adaptive struct {
 // seen is what statements of known classes have done for a while.
 type seen struct {
 	samples int
-	work    float64 // sum of bases, nanoseconds
+	work    float64 // sum of bases as they were when the era began, nanoseconds
 	time    int64
 }
 
@@ -121,7 +122,7 @@ func (a *adaptive) note(c *class, took float64, calm bool, now int64) {
 	}
 	if c.base.known() {
 		a.seen.samples++
-		a.seen.work += c.base.nanoseconds
+		a.seen.work += c.base.unit(a.era)
 		a.slowness += min(max(0, math.Log(took/c.base.nanoseconds)), slownessMost)
 	}
 	c.base.note(took, calm, now)
@@ -186,7 +187,7 @@ func (a *adaptive) move(now int64, w seen, slow float64, standing, used bool) {
 	case slow < fast && used && a.limit < a.most && now >= a.provenTill:
 		a.set(a.limit + max(1, a.limit/4))
 	case standing && slow < fast && a.calmOnce: // and no more slots to be had
-	case standing && (now >= a.pauseUntil || slow > otherwise*a.slowBefore || slow < a.slowBefore/otherwise):
+	case standing && (now >= a.pauseUntil || a.changed(slow)):
 		a.try(now, slow)
 	case a.calmFor >= calmWindows:
 		a.set(a.limit + max(1, a.limit/8))
@@ -196,8 +197,15 @@ func (a *adaptive) move(now int64, w seen, slow float64, standing, used bool) {
 func (a *adaptive) set(limit float64) {
 	limit = min(max(limit, a.least), a.most)
 	if limit != a.limit {
-		a.limit, a.usual = limit, seen{}
+		a.limit = limit
+		a.forget()
 	}
+}
+
+// forget what was seen, as it cannot be compared with what comes.
+func (a *adaptive) forget() {
+	a.usual = seen{}
+	a.era++
 }
 
 // abandon ends a trial, and forgets what can no longer be compared: the storm is over.
@@ -205,7 +213,8 @@ func (a *adaptive) abandon() {
 	if a.trial.from > 0 {
 		a.set(a.trial.from)
 	}
-	a.trial, a.usual, a.failed, a.up = trial{}, seen{}, false, false
+	a.trial, a.failed, a.up = trial{}, false, false
+	a.forget()
 }
 
 // learns takes in a window in which the queue stood, and reports whether enough is known to change the limit.
@@ -245,7 +254,7 @@ func (a *adaptive) judge(now int64, slow float64) {
 		}
 		return
 	}
-	a.set(t.from)
+	a.limit = t.from
 	a.usual = seen{samples: trialSamples, work: t.before * float64(now-t.began), time: now - t.began}
 	if !a.up && t.before-t.seen.rate() > mostlyLost*t.before*(1-tried/t.from) { // nothing but the limit holds it back
 		a.set(t.from * stepUp)
@@ -266,6 +275,11 @@ func (a *adaptive) turn(now int64, slow float64) {
 	a.pause = min(2*a.pause, lastPause)
 }
 
+// changed reports whether trials may succeed that have failed.
+func (a *adaptive) changed(slow float64) bool {
+	return slow > otherwise*a.slowBefore || slow < a.slowBefore/otherwise
+}
+
 // try begins a trial, in the other direction if it cannot be in this one.
 func (a *adaptive) try(now int64, slow float64) {
 	if slow > slowest && !a.failed {
@@ -279,12 +293,12 @@ func (a *adaptive) try(now int64, slow float64) {
 		switch {
 		case a.up:
 			to = max(a.limit+1, a.limit*stepUp)
-		case slow > slowest:
+		case slow > slowest && a.changed(slow):
 			to = a.limit * max(steepest, aimed/slow)
 		}
-		from, before := a.limit, a.usual.rate()
-		if a.set(to); a.limit != from {
-			a.trial = trial{from: from, before: before, began: now}
+		if to = min(max(to, a.least), a.most); to != a.limit {
+			a.trial = trial{from: a.limit, before: a.usual.rate(), began: now}
+			a.limit = to
 			return
 		}
 		a.turn(now, slow)

@@ -137,6 +137,8 @@ func (t *classes) find(f Fingerprint) *class {
 // resource has little to do, and otherwise only downwards, so that neither a storm nor a slow drift becomes the new normal.
 type base struct {
 	nanoseconds float64
+	counts      float64 // its value when era began
+	era         int
 	calm        float64 // the same as of the last time when there was little to do; the most it may rise to until then
 	n           int
 	raised      int64 // when calm last rose
@@ -173,6 +175,14 @@ func (b *base) note(took float64, calm bool, now int64) {
 	default:
 		b.nanoseconds = min(b.nanoseconds, b.calm)
 	}
+}
+
+// unit is the value as it was when an era began, or when it was first asked for in it.
+func (b *base) unit(era int) float64 {
+	if b.era != era || b.counts == 0 {
+		b.counts, b.era = b.nanoseconds, era
+	}
+	return b.counts
 }
 
 // known reports whether there is enough to compare with.

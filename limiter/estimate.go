@@ -43,7 +43,7 @@ type peak struct {
 	at    int64
 }
 
-const peakHalf = float64(5 * time.Second)
+const peakHalf = float64(2 * time.Second)
 
 func (p *peak) note(x float64, now int64) { p.value = max(x, p.by(now)) }
 
@@ -61,8 +61,8 @@ func (s *Slots) turnsAwayLocked(r *Request, line *line, now int64, woken *chain)
 	}
 	d := Denial{Expected: expected, Limit: s.queue.Wait, Ahead: s.waiting}
 	if line.standing && !s.switches.noStanding {
-		d.Limit = min(d.Limit, standingWait)
-		if expected > d.Limit && s.levels[r.Level][r.lane].waiting >= fewWaiting {
+		d.Limit = min(d.Limit, s.standingWaitLocked(r))
+		if expected > d.Limit && s.levels[r.Level][r.lane].waiting >= s.fewLocked(r) {
 			d.Err, d.RetryAfter = ErrShed, s.retryAfter(line, expected)
 			return d, true
 		}
@@ -74,24 +74,39 @@ func (s *Slots) turnsAwayLocked(r *Request, line *line, now int64, woken *chain)
 	return d, false
 }
 
-// shortenLocked denies those at the end of a line that stands since now who would have to wait for longer than standingWait.
+// standingWaitLocked is how long r, which joins a standing line, may expect to wait.
+func (s *Slots) standingWaitLocked(r *Request) time.Duration {
+	return max(standingWait, time.Duration(standingPart*s.usualLocked(r.Flow, r.lane)))
+}
+
+// shortenLocked denies those at the end of a line that stands since now who would have to wait for longer than they may.
 func (s *Slots) shortenLocked(q *line, now int64, woken *chain) {
-	if s.switches.noStanding || s.switches.newestFirst {
+	if s.switches.noStanding {
 		return
 	}
-	for q.len > fewWaiting {
-		expected := s.expectedLocked(q.tail, q, now)
-		if expected <= standingWait {
+	for q.len > s.fewLocked(q.tail) {
+		expected, limit := s.expectedLocked(q.tail, q, now), s.standingWaitLocked(q.tail)
+		if expected <= limit {
 			return
 		}
 		s.denyLocked(q.tail, Denial{
-			Err: ErrShed, Expected: expected, Limit: standingWait, Ahead: s.waiting, RetryAfter: s.retryAfter(q, expected),
+			Err: ErrShed, Expected: expected, Limit: limit, Ahead: s.waiting, RetryAfter: s.retryAfter(q, expected),
 		}, woken)
 	}
 }
 
 // fewWaiting is how many may wait in a standing line whatever the time, so that slots that are held for long do not stay empty.
-const fewWaiting = 4
+const fewWaiting = 2
+
+// fewLocked is the same for r: behind a higher priority, where only the trickle comes, one is enough.
+func (s *Slots) fewLocked(r *Request) int {
+	for l := range r.Level {
+		if s.levels[l][r.lane].waiting > 0 {
+			return 1
+		}
+	}
+	return fewWaiting
+}
 
 // lateLocked reports whether r, after a wait of that long, could not finish by its deadline.
 func (s *Slots) lateLocked(r *Request, now int64, wait time.Duration) (Denial, bool) {
@@ -113,19 +128,16 @@ func (s *Slots) lateLocked(r *Request, now int64, wait time.Duration) (Denial, b
 // expectedLocked is how long r is going to wait, as far as can be told from those who are ahead of it, how long they usually
 // hold their slots, and how many slots there are for them.
 func (s *Slots) expectedLocked(r *Request, line *line, now int64) time.Duration {
-	own, each := s.usualLocked(r.Flow, r.lane), s.hold[r.lane].mean
+	own, each := s.usualLocked(r.Flow, r.lane), s.meanLocked(r.lane)
 	all := float64(max(1, s.limit-s.running[long]))
 	if r.lane == long {
 		all = float64(s.longSlotsLocked())
 	}
-	slots, ahead := all, 0.0 // nanoseconds of a slot's time
+	slots, higher := all, 0.0 // nanoseconds of a slot's time
 	for l := range r.Level {
 		v := &s.levels[l][r.lane]
 		slots -= v.served.by(now) * each / float64(time.Second)
-		ahead += float64(v.waiting) * each
-	}
-	if r.Level > 0 {
-		slots = max(slots, all/(trickle*(levelCount-1)))
+		higher += float64(v.waiting) * each
 	}
 	v := &s.levels[r.Level][r.lane]
 	weight := v.weight
@@ -133,13 +145,19 @@ func (s *Slots) expectedLocked(r *Request, line *line, now int64) time.Duration 
 		weight += r.Flow.weight
 	}
 	ours := float64(line.len) * own
-	ahead += min(float64(v.waiting)*each, ours*weight/r.Flow.weight)
-	wait := (ahead + own) / slots
+	ahead := own + min(float64(v.waiting)*each, ours*weight/r.Flow.weight)
+	wait := (higher + ahead) / max(slots, all*leastLeft)
+	if higher > 0 { // the trickle does not wait for them
+		wait = min(wait, ahead*trickle*(levelCount-1)/all)
+	}
 	if f := r.Flow; f.most > 0 {
 		wait = max(wait, (ours+own)/float64(f.most))
 	}
 	return time.Duration(min(wait, mostExpected))
 }
+
+// leastLeft is the part of the slots that higher priorities are taken to leave at least.
+const leastLeft = 0.01
 
 // mostExpected bounds what is computed from times that mean nothing.
 const mostExpected = float64(24 * time.Hour)

@@ -8,7 +8,6 @@ const (
 	Standing
 	Deadlines
 	Lanes
-	NewestFirst
 )
 
 // Without turns parts off.
@@ -28,8 +27,6 @@ func (s *Slots) Without(parts ...int) {
 			s.switches.noDeadlines = true
 		case Lanes:
 			s.switches.noLanes = true
-		case NewestFirst:
-			s.switches.newestFirst = true
 		}
 	}
 }
@@ -82,3 +79,12 @@ func (s *Slots) Inconsistent(run, keep, wait int) error {
 	}
 	return nil
 }
+
+// Base is what is learned of a class.
+type Base struct{ b base }
+
+// Note learns from one statement.
+func (b *Base) Note(took float64, calm bool, now int64) { b.b.note(took, calm, now) }
+
+// Nanoseconds is what a statement takes when nothing is in its way.
+func (b *Base) Nanoseconds() float64 { return b.b.nanoseconds }

@@ -1,7 +1,9 @@
 package limiter_test
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -356,7 +358,7 @@ func TestASlowDiskIsNoReasonToDoLess(t *testing.T) {
 		w.kinds = []*kind{k}
 		w.at(int64(slows), func() { k.sleep = wait })
 		w.run(over)
-		return w, float64(k.ended(slows+10*time.Second, over).good) / (over - slows - 10*time.Second).Seconds()
+		return w, float64(k.ended(slows+25*time.Second, over).good) / (over - slows - 25*time.Second).Seconds()
 	}
 	for name, waits := range map[string][2]time.Duration{
 		"processor first, then three times as much on the disk": {0, 8 * time.Millisecond},
@@ -372,7 +374,7 @@ func TestASlowDiskIsNoReasonToDoLess(t *testing.T) {
 			}
 			for seed := range uint64(seeds) {
 				w, got := run(seed, 20, limiter.Adaptive{Enabled: true}, waits[0], waits[1])
-				t.Logf("seed %d: %.0f/s, the best limit %.0f/s; limits %v", seed, got, best, every(w.limits, 10))
+				t.Logf("seed %d: %.1f/s, the best limit %.1f/s; limits %v", seed, got, best, every(w.limits, 10))
 				if got < .95*best {
 					t.Errorf("seed %d: %.0f/s, with the best limit %.0f/s", seed, got, best)
 				}
@@ -430,13 +432,16 @@ func TestAfterAStallAllIsAsBefore(t *testing.T) {
 					after, before := k.arrived(returns+settled, over), k.arrived(warmUp, stalls)
 					stale := time.Duration(0)
 					for _, o := range k.outcomes {
-						if o.end == good && o.arrived > int64(stalls) {
-							stale = max(stale, time.Duration(o.at-o.sent))
+						if o.end == good {
+							stale = max(stale, time.Duration(o.started-o.sent))
 						}
 					}
-					t.Logf("seed %d: after the stall denied %d, late %d, p99 %v, was %v; the longest way %v", seed, after.denied, after.late, percentile(after.latency, .99), percentile(before.latency, .99), stale)
+					t.Logf("seed %d: after the stall denied %d, late %d, p99 %v, was %v; the longest wait %v", seed, after.denied, after.late, percentile(after.latency, .99), percentile(before.latency, .99), stale)
 					if after.kept() < 1 {
 						t.Errorf("seed %d: half a second after the stall %.3f are served", seed, after.kept())
+					}
+					if stale > w.slots.Wait() {
+						t.Errorf("seed %d: somebody is served after a wait of %v", seed, stale)
 					}
 				}
 			})
@@ -490,4 +495,220 @@ func TestManyWhoGiveUpAtOnceHarmNobody(t *testing.T) {
 			t.Fatalf("%d of the %d who stayed were served", served, many-left)
 		}
 	}
+}
+
+func TestWhoRestedHasSavedNothingUp(t *testing.T) {
+	for seed := range uint64(seeds) {
+		w := newWorld(seed, 1, newSlots(limiter.Adaptive{}))
+		const returns = 8 * time.Second
+		busy := oltp(steady(3 * capacity))
+		rested := oltp(func(now int64) float64 {
+			if now < int64(time.Second) || now >= int64(returns) {
+				return 3 * capacity
+			}
+			return 0
+		})
+		w.kinds = []*kind{busy, rested}
+		w.run(12 * time.Second)
+		for from := returns; from < 11*time.Second; from += time.Second {
+			got, other := busy.ended(from, from+time.Second).good, rested.ended(from, from+time.Second).good
+			if share := float64(got) / float64(got+other); share < .42 || share > .58 {
+				t.Errorf("seed %d: of the second from %v on, who was busy before has %.2f, want half", seed, from, share)
+			}
+		}
+	}
+}
+
+func TestWeightsHoldBelowAHigherPriority(t *testing.T) {
+	for seed := range uint64(seeds) {
+		w := newWorld(seed, 1, newSlots(limiter.Adaptive{}))
+		critical := oltp(steady(.5 * capacity))
+		critical.level = limiter.LevelCritical
+		light, heavy := oltp(steady(2*capacity)), oltp(steady(2*capacity))
+		heavy.flow = limiter.NewFlow(3, 0)
+		w.kinds = []*kind{critical, light, heavy}
+		w.run(9 * time.Second)
+		got, more := light.ended(warmUp, 9*time.Second).good, heavy.ended(warmUp, 9*time.Second).good
+		if ratio := float64(more) / float64(got); ratio < 2.7 || ratio > 3.3 {
+			t.Errorf("seed %d: a weight of 3 gets %.2f times as much as one of 1", seed, ratio)
+		}
+	}
+}
+
+func TestALowPriorityHasItsTrickleAndNoMore(t *testing.T) {
+	for seed := range uint64(seeds) {
+		w := newWorld(seed, 1, newSlots(limiter.Adaptive{}))
+		for level := range 4 {
+			k := oltp(steady(2 * capacity))
+			k.level = limiter.Level(level)
+			w.kinds = append(w.kinds, k)
+		}
+		w.run(11 * time.Second)
+		all := 0
+		for _, k := range w.kinds {
+			all += k.ended(warmUp, 11*time.Second).good
+		}
+		for level, k := range w.kinds[1:] {
+			share := float64(k.ended(warmUp, 11*time.Second).good) / float64(all)
+			if least, most := .75/16/3, 1.25/16/3; share < least || share > most {
+				t.Errorf("seed %d: level %d has %.4f of the grants, want a third of a sixteenth", seed, level+1, share)
+			}
+		}
+	}
+}
+
+func TestStartedInAStormTheLimitIsFoundAllTheSame(t *testing.T) {
+	for seed := range uint64(seeds) {
+		w := newWorld(seed, 2, newSlots(limiter.Adaptive{Enabled: true}))
+		w.rubs = .05
+		k := oltp(steady(3 * 2 * capacity))
+		w.kinds = []*kind{k}
+		w.run(20 * time.Second)
+		got := float64(k.ended(10*time.Second, 20*time.Second).good) / 10
+		t.Logf("seed %d: %.0f/s; limits %v", seed, got, every(w.limits, 5))
+		if got < .85*2*capacity {
+			t.Errorf("seed %d: %.0f/s of 500", seed, got)
+		}
+	}
+}
+
+func TestWhatAlwaysTimesOutRaisesNoLimit(t *testing.T) {
+	for name, a := range bothLimits {
+		w := newWorld(1, 1, newSlots(a))
+		k := oltp(steady(.7 * capacity))
+		w.kinds = []*kind{k}
+		const breaks, returns, over = 5 * time.Second, 35 * time.Second, 45 * time.Second
+		w.at(int64(breaks), func() { k.sleep = 5 * time.Second })
+		w.at(int64(returns), func() { k.sleep = 0 })
+		w.run(over)
+		before := w.limits[breaks/(100*time.Millisecond)]
+		for i, l := range w.limits[breaks/(100*time.Millisecond) : returns/(100*time.Millisecond)] {
+			if l > before {
+				t.Fatalf("%s: the limit rises from %d to %d after %d00 ms of timeouts only", name, before, l, i)
+			}
+		}
+		if after := k.arrived(returns+2*time.Second, over); after.kept() < 1 {
+			t.Errorf("%s: two seconds after the timeouts %.3f are served", name, after.kept())
+		}
+	}
+}
+
+func TestASlowDriftIsNotTheNewNormal(t *testing.T) {
+	for name, calm := range map[string]func(i int) bool{
+		"never calm":   func(int) bool { return false },
+		"always calm":  func(int) bool { return true },
+		"now and then": func(i int) bool { return i%7 == 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(1, 1))
+			var b limiter.Base
+			took := float64(4 * time.Millisecond)
+			const perSec, minutes = 20, 20
+			var settled float64
+			for i := range 60 * perSec * (minutes + 1) {
+				now := int64(i) * int64(time.Second) / perSec
+				if now >= int64(time.Minute) && i%(10*perSec) == 0 {
+					took *= 1.01
+				}
+				b.Note(took*(.8+.4*rng.Float64()), now < int64(time.Minute) || calm(i), now)
+				if now < int64(time.Minute) {
+					settled = b.Nanoseconds()
+				}
+			}
+			grown, base := took/float64(4*time.Millisecond), b.Nanoseconds()/settled
+			t.Logf("statements take %.2f times as long, the base is %.2f times as high", grown, base)
+			if most := math.Pow(1.05, minutes) * 1.02; base > most || !calm(1) && !calm(0) && base > 1.02 {
+				t.Errorf("the base has risen %.2f times in %d minutes, want at most %.2f times", base, minutes, most)
+			}
+		})
+	}
+}
+
+func TestDeadlinesThatAreTold(t *testing.T) {
+	const msec = int64(time.Millisecond)
+	known := func(s *limiter.Slots, now int64) int64 { // statements of class 1 take 100 ms
+		for range 5 {
+			r := told{Request: limiter.Request{Flow: limiter.NewFlow(1, 0), Class: 1}}
+			s.Enter(&r.Request, now)
+			now += 100 * msec
+			s.Leave(&r.Request, now, 100*time.Millisecond)
+		}
+		return now
+	}
+	tests := map[string]struct {
+		deadline int64 // from when it enters
+		class    limiter.Fingerprint
+		want     error
+	}{
+		"none said":                         {0, 1, nil},
+		"in the past":                       {-1, 0, limiter.ErrDeadline},
+		"as far in the past as can be said": {math.MinInt64 / 2, 1, limiter.ErrDeadline},
+		"now":                               {-1, 1, limiter.ErrDeadline},
+		"sooner than such statements take":  {50 * msec, 1, limiter.ErrDeadline},
+		"later than such statements take":   {200 * msec, 1, nil},
+		"soon, of a statement nobody knows": {msec, 2, nil},
+		"in a year":                         {int64(365 * 24 * time.Hour), 1, nil},
+		"at the end of time":                {math.MaxInt64 / 2, 1, nil},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := newSlots(limiter.Adaptive{})
+			now := known(s, 1000*msec)
+			r := told{Request: limiter.Request{Flow: limiter.NewFlow(1, 0), Class: tt.class}}
+			if tt.deadline != 0 {
+				r.Deadline = now + tt.deadline
+			}
+			got := s.Enter(&r.Request, now)
+			if granted := got == limiter.Granted; granted != (tt.want == nil) || !errors.Is(r.Denial().Err, tt.want) {
+				t.Errorf("verdict %v, %v; want %v", got, r.Denial().Err, tt.want)
+			}
+		})
+	}
+
+	t.Run("passes while it waits", func(t *testing.T) {
+		s := limiter.NewSlots(1, limiter.Queue{}.WithDefaults(), limiter.Adaptive{}.WithDefaults())
+		flow := limiter.NewFlow(1, 0)
+		runs := told{Request: limiter.Request{Flow: flow}}
+		late := told{Request: limiter.Request{Flow: flow, Deadline: 50 * msec}}
+		late.Waker = &late
+		next := told{Request: limiter.Request{Flow: flow}}
+		next.Waker = &next
+		s.Enter(&runs.Request, msec)
+		if v := s.Enter(&late.Request, msec); v != limiter.Waiting {
+			t.Fatalf("verdict %v, want to wait", v)
+		}
+		s.Enter(&next.Request, msec)
+		s.Leave(&runs.Request, 51*msec, 50*time.Millisecond)
+		if !errors.Is(late.Denial().Err, limiter.ErrDeadline) || late.times != 1 {
+			t.Errorf("told %d times: %v, want once that its deadline is over", late.times, late.Denial().Err)
+		}
+		if !s.Running(&next.Request) || next.times != 1 {
+			t.Error("the slot did not go to the next one")
+		}
+	})
+
+	t.Run("is not refused for ever by what was once", func(t *testing.T) {
+		s := newSlots(limiter.Adaptive{})
+		flow := limiter.NewFlow(1, 0)
+		now := int64(time.Hour)
+		for range 100 { // each takes two seconds
+			r := told{Request: limiter.Request{Flow: flow, Class: 1}}
+			s.Enter(&r.Request, now)
+			now += int64(2 * time.Second)
+			s.Leave(&r.Request, now, 2*time.Second)
+		}
+		refused := 0
+		for range 1000 { // now each takes a millisecond, and says that it has one second
+			r := told{Request: limiter.Request{Flow: flow, Class: 1, Deadline: now + int64(time.Second)}}
+			if s.Enter(&r.Request, now) == limiter.Granted {
+				s.Leave(&r.Request, now+msec, time.Millisecond)
+			} else {
+				refused++
+			}
+			now += 10 * msec
+		}
+		if refused > 400 {
+			t.Errorf("%d of 1000 were refused in ten seconds, want to see within four that the database is quick again", refused)
+		}
+	})
 }

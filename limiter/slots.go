@@ -49,6 +49,7 @@ type Request struct {
 	denial     Denial
 	state      state
 	lane       lane
+	came       lane // the one it came by; it may have been called long since
 	class      *class
 	entered    int64
 	granted    int64
@@ -118,7 +119,7 @@ type Slots struct {
 
 // switches turn parts off, to show in simulations what each is good for.
 type switches struct {
-	noFairness, noStanding, noDeadlines, noLanes, newestFirst bool
+	noFairness, noStanding, noDeadlines, noLanes bool
 }
 
 // NewSlots makes the slots of a resource with a budget of that many server connections. queue and adaptive are meant to have
@@ -371,9 +372,12 @@ func (s *Slots) longSlotsLocked() int {
 
 const longShare = 4 // one in so many slots
 
-// laneOf is where requests of a class belong. Those of one that nobody knows yet may not take all short slots either.
+// laneOf is where requests of a class belong. Once short ones are known, a class that is not may not take all slots either.
 func (s *Slots) laneOf(c *class) lane {
-	if c != nil && !s.switches.noLanes && (c.long || c.typical.n < fewSamples && c.running >= s.longPart()) {
+	switch {
+	case c == nil, s.switches.noLanes:
+		return short
+	case c.long, c.typical.n < fewSamples && c.running >= s.longPart() && s.hold[short].n >= averageOver:
 		return long
 	}
 	return short
@@ -384,7 +388,7 @@ func (s *Slots) noteDemandLocked(now int64) {
 	for l := range s.levels {
 		queued += s.levels[l][short].waiting
 	}
-	s.demand.note(float64(s.running[short]+queued+1), now)
+	s.demand.note(float64(min(s.running[short]+queued+1, s.limit)), now)
 }
 
 // grantLocked gives r a slot.
@@ -392,6 +396,7 @@ func (s *Slots) grantLocked(r *Request, now int64) {
 	r.state = running
 	r.granted = now
 	s.running[r.lane]++
+	r.came = r.lane
 	r.Flow.running++
 	r.class.enter(1)
 	if r.lane == short {
@@ -427,8 +432,8 @@ func (s *Slots) stopLocked(r *Request, now int64, took time.Duration) {
 	f.running--
 	f.use(r.Level, held-r.charge)
 	s.reorderLocked(f)
-	s.hold[r.lane].note(held)
-	f.hold[r.lane].note(held)
+	s.hold[r.came].note(held)
+	f.hold[r.came].note(held)
 	if took > 0 {
 		r.class.held(held, now)
 		if r.lane == s.tellingLocked() {
@@ -444,6 +449,14 @@ const calmShare = 0.6
 func (s *Slots) usualLocked(f *Flow, n lane) float64 {
 	if f.hold[n].n >= fewSamples {
 		return f.hold[n].mean
+	}
+	return s.meanLocked(n)
+}
+
+// meanLocked is how long slots are held on average in a lane; 0: nothing has ended yet.
+func (s *Slots) meanLocked(n lane) float64 {
+	if n == long && s.hold[long].n == 0 {
+		return float64(longAfter)
 	}
 	return s.hold[n].mean
 }
@@ -521,11 +534,7 @@ func (s *Slots) frontLocked(l int) *Request {
 	if best == nil {
 		return nil
 	}
-	line := &best.lines[l][in]
-	if s.switches.newestFirst && line.standing {
-		return line.tail
-	}
-	return line.head
+	return best.lines[l][in].head
 }
 
 // joinLocked puts r at the end of its line.

@@ -18,6 +18,7 @@ type world struct {
 	slots *limiter.Slots
 
 	cores   float64
+	rubs    float64     // the part of its speed that the database loses by each query that has no processor to itself
 	inside  []*function // what the database works on
 	events  []event     // a heap by time
 	counter int
@@ -55,6 +56,7 @@ type kind struct {
 type outcome struct {
 	end               ending
 	arrived, sent, at int64
+	started           int64         // in the database
 	worked            time.Duration // of the database for it
 	entries           int           // times it asked
 }
@@ -160,7 +162,8 @@ func (w *world) speed() float64 {
 			running++
 		}
 	}
-	return min(1, w.cores/float64(max(running, 1)))
+	each := min(1, w.cores/float64(max(running, 1)))
+	return each / (1 + w.rubs*max(0, float64(running)-w.cores))
 }
 
 // pass lets the database work until then.
@@ -284,7 +287,7 @@ func (w *world) finish(f *function) {
 
 func (f *function) end(e ending) {
 	f.done = true
-	f.kind.outcomes = append(f.kind.outcomes, outcome{e, f.arrived, f.sent, f.w.now, f.work, f.entries})
+	f.kind.outcomes = append(f.kind.outcomes, outcome{e, f.arrived, f.sent, f.w.now, f.started, f.work, f.entries})
 }
 
 func (f *function) denied(d limiter.Denial) {
