@@ -76,7 +76,11 @@ func (s *Slots) turnsAwayLocked(r *Request, line *line, now int64, woken *chain)
 
 // standingWaitLocked is how long r, which joins a standing line, may expect to wait.
 func (s *Slots) standingWaitLocked(r *Request) time.Duration {
-	return max(standingWait, time.Duration(standingPart*s.usualLocked(r.Flow, r.lane)))
+	wait := max(standingWait, time.Duration(standingPart*s.usualLocked(r.Flow, r.lane)))
+	if r.Level == LevelCritical {
+		wait *= criticalWaits
+	}
+	return wait
 }
 
 // shortenLocked denies those at the end of a line that stands since now who would have to wait for longer than they may.

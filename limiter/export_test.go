@@ -8,6 +8,7 @@ const (
 	Standing
 	Deadlines
 	Lanes
+	Limiting
 )
 
 // Without turns parts off.
@@ -25,6 +26,8 @@ func (s *Slots) Without(parts ...int) {
 			s.switches.noStanding = true
 		case Deadlines:
 			s.switches.noDeadlines = true
+		case Limiting:
+			s.adaptive.mode = Off
 		case Lanes:
 			s.switches.noLanes = true
 		}

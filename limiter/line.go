@@ -43,6 +43,9 @@ const (
 	// enough that whoever is served still wants it.
 	standingWait = 50 * time.Millisecond
 	standingPart = 0.5
+	// criticalWaits is how many times as long the critical may wait, so that even what arrives unevenly is not refused when it
+	// is less than can be done. The line is short: others are refused first.
+	criticalWaits = 3
 )
 
 // line are the requests of one flow, priority and lane that wait. It stands when it was never empty, and more arrived than
