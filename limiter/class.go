@@ -168,9 +168,7 @@ func (b *base) note(took float64, calm bool, now int64) {
 		b.calm, b.raised = b.nanoseconds, now
 	case calm:
 		most := b.calm * math.Pow(1+risePerMin, float64(now-b.raised)/float64(time.Minute))
-		if b.nanoseconds > most {
-			b.nanoseconds = most
-		}
+		b.nanoseconds = min(b.nanoseconds, most)
 		b.calm, b.raised = b.nanoseconds, now
 	default:
 		b.nanoseconds = min(b.nanoseconds, b.calm)

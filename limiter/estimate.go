@@ -32,6 +32,9 @@ const rateOver = float64(500 * time.Millisecond)
 func (r *rate) note(now int64) { r.perSecond = r.by(now) + float64(time.Second)/rateOver }
 
 func (r *rate) by(now int64) float64 {
+	if now == r.at {
+		return r.perSecond
+	}
 	r.perSecond *= math.Exp(-float64(now-r.at) / rateOver)
 	r.at = now
 	return r.perSecond
@@ -48,6 +51,9 @@ const peakHalf = float64(2 * time.Second)
 func (p *peak) note(x float64, now int64) { p.value = max(x, p.by(now)) }
 
 func (p *peak) by(now int64) float64 {
+	if now == p.at {
+		return p.value
+	}
 	p.value *= math.Exp2(-float64(now-p.at) / peakHalf)
 	p.at = now
 	return p.value

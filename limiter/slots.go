@@ -334,6 +334,9 @@ func (s *Slots) tellingLocked() lane {
 // crowdedLocked reports whether anyone waits because all slots are taken, and not because long statements may not have more,
 // or still hold those they were lent.
 func (s *Slots) crowdedLocked() bool {
+	if s.waiting == 0 {
+		return false
+	}
 	n := s.tellingLocked()
 	if n == short && s.running[long] > s.longPart() {
 		return false
