@@ -394,6 +394,15 @@ func TestExtendedQueriesAreAnsweredAsByTheServer(t *testing.T) {
 		"the unnamed one ends with a bad one": {script: []exchange{
 			ready(1, parse("", "SELECT 1"), synchronize), ready(1, parse("", "SELEC 2"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize),
 		}},
+		"the unnamed one outlives a parse that is skipped": {script: []exchange{ // Traps 17, 22
+			ready(1, parse("", "SELECT 1"), synchronize), ready(1, bind("", "unknown"), parse("", "SELECT 2"), parse("", "SELECT 3"), synchronize),
+			ready(1, bind("", ""), execute("", 0), synchronize), ready(2, bind("", "unknown"), closing('S', ""), synchronize, bind("", ""), execute("", 0), synchronize),
+			ready(1, parse("e", "SELECT 1/0"), bind("", "e"), execute("", 0), parse("", "SELECT 2"), synchronize), ready(1, describe('S', ""), synchronize),
+			ready(2, bind("", "unknown"), parse("", "SELECT 4"), synchronize, parse("", "SELECT 5"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize),
+		}},
+		"the unnamed one does not outlive a query behind a parse that is skipped": {script: []exchange{ // Trap 22
+			ready(1, parse("", "SELECT 1"), synchronize), ready(2, bind("", "unknown"), parse("", "SELECT 2"), synchronize, query("SELECT 3")), ready(1, bind("", ""), synchronize),
+		}},
 		"the unnamed one is closed": {script: []exchange{
 			ready(1, parse("", "SELECT 1"), synchronize), ready(1, closing('S', ""), synchronize), ready(1, bind("", ""), execute("", 0), synchronize),
 		}},

@@ -91,25 +91,16 @@ func (k *link) hearDeallocated() {
 	}
 }
 
-// notDeallocated takes back what was noted of a DEALLOCATE that was never executed, as the server has got past it.
-func (k *link) notDeallocated() {
-	for !k.answers.empty() && k.answers.first().kind == dropped {
-		k.notAnswered(k.answers.pop())
-	}
-}
-
 // deallocates reports whether c is DEALLOCATE of a statement that the client has prepared by the protocol, and which. Behind a
 // ROLLBACK of a failed transaction in the same batch it is taken for none, and fails.
 func (k *link) deallocates(c *content) (name string, ok bool) {
 	return c.deallocates, k.status != pgwire.InFailed && k.session.statements.named[c.deallocates] != nil
 }
 
-// instead prepares what a Bind at i is to bind instead of DEALLOCATE of the client's statement name, and returns its number.
-func (k *link) instead(r *rewriting, i int, name string) uint64 {
+// instead prepares what a Bind at i is to bind instead of DEALLOCATE of a statement of the client's, and returns its number.
+func (k *link) instead(r *rewriting, i int) uint64 {
 	number := k.w.srv.nextStatement()
 	k.standIn(r, i, number)
 	c := k.session.private(string(k.w.srv.appendName([]byte("DEALLOCATE "), number)) + "\x00\x00\x00")
-	bound := k.prepareNamed(r, i, c)
-	k.drop(name)
-	return bound
+	return k.prepareNamed(r, i, c)
 }

@@ -10,6 +10,7 @@
 //	upstream.go    what the client sends, on its way to the server
 //	downstream.go  what the server answers, on its way to the client
 //	statements.go  prepared statements, on whichever server connection comes next
+//	unnamed.go     the one without a name
 //	content.go     what they prepare, shared by all who prepare the same
 //	deallocate.go  SQL's DEALLOCATE of such a statement
 //	touch.go       could a statement leave something behind in the session?

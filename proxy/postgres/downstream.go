@@ -9,10 +9,16 @@ import (
 	"github.com/weirproxy/weir/proxy"
 )
 
-// looked marks the types of server messages that are looked at. All others pass unread.
+// looked marks the types of server messages that are looked at. Most others pass unread.
 var looked = [256]bool{
 	pgwire.ReadyForQuery: true, pgwire.ErrorResponse: true, pgwire.ParameterStatus: true, pgwire.CommandComplete: true,
 	pgwire.ParseComplete: true, pgwire.CloseComplete: true, pgwire.CopyInResponse: true,
+}
+
+// steps are the types that tell, without a look at them, that a step of a batch is done.
+var steps = [256]answerKind{
+	pgwire.BindComplete: bound, pgwire.RowDescription: described, pgwire.NoData: described,
+	pgwire.CommandComplete: executed, pgwire.EmptyQueryResponse: executed, pgwire.PortalSuspended: executed,
 }
 
 // enough is how much of a message that is too long to be held must have come before it is looked at: SQLSTATE and severity
@@ -60,6 +66,9 @@ func (k *link) down(chunk []byte) {
 				k.carry = append(k.carry, m[pgwire.HeaderSize+len(held):]...)
 				break
 			}
+		}
+		if kind := steps[m[0]]; kind != 0 {
+			k.answers.done(kind)
 		}
 		k.downSkip = pgwire.HeaderSize + body
 		k.downDrop = ours
@@ -114,11 +123,25 @@ func (k *link) skipTo(kind answerKind) {
 	if k.session.resource.mode == Session { // such answers are not queued
 		return
 	}
-	k.answers.dropCopyEnds(true)
-	k.notDeallocated()
+	k.past()
 	if k.doubtful && k.answers.has(kind) {
 		for k.answers.first().kind != kind {
 			k.answers.pop()
+		}
+	}
+}
+
+// past takes from the front what will not be answered any more, as the server answers something behind it.
+func (k *link) past() {
+	for !k.answers.empty() {
+		switch a := k.answers.first(); {
+		case a.step() || a.kind == copyEnd:
+			k.answers.pop()
+		case a.kind == dropped: // DEALLOCATE was never executed
+			a := k.answers.pop()
+			k.notAnswered(&a, true)
+		default:
+			return
 		}
 	}
 }
@@ -155,8 +178,7 @@ func (k *link) hearReady(body []byte) error {
 		return errUnasked
 	}
 	k.copyIn, k.copyParsed = false, false
-	k.answers.dropCopyEnds(true)
-	k.notDeallocated()
+	k.past()
 	if k.answers.empty() || !k.answers.first().ends() {
 		if !k.doubtful {
 			return errUnasked
@@ -209,7 +231,7 @@ func (k *link) hearError(body []byte) {
 	}
 	k.skipping = n == len(pending)
 	for i := n - 1; i >= 0; i-- { // what was done last is undone first
-		k.notAnswered(pending[i])
+		k.notAnswered(&pending[i], i > 0)
 	}
 	k.answers.cut(0, n)
 }
@@ -221,8 +243,8 @@ func (k *link) hearCopyIn() {
 	k.copyParsed = len(pending) == 0 || pending[0].kind != queried
 	k.copyIn = true
 	i := 0
-	if !k.copyParsed {
-		i = 1
+	if len(pending) > 0 && (!k.copyParsed || pending[0].kind == executed) {
+		i = 1 // the command itself
 	}
 	for i < len(pending) && k.copyIn {
 		switch pending[i].kind {

@@ -9,6 +9,8 @@ type answer struct {
 	name    string   // of parsed and closed: the client's name for the statement
 	content *content // and what it is
 	number  uint64   // of parsed: the server knows it by this one from then on; 0: by none
+	change  uint32   // of parsed and closed: the change of the unnamed statement by it; 0: none
+	before  unnamed  // and how that was before
 }
 
 type answerKind uint8
@@ -22,7 +24,15 @@ const (
 	closed                    // a Close: CloseComplete
 	dropped                   // the completion of DEALLOCATE, if it comes to that
 	copyEnd                   // no answer: the end of COPY data, sent before the server has asked for any
+
+	// Steps of a batch: what follows one of them proves it done, so that an error is the first one's.
+	bound     // a Bind: BindComplete
+	described // a Describe: RowDescription or NoData
+	executed  // an Execute: the completion of a command, or as good as that
 )
+
+// step reports whether the answer is to a step of a batch.
+func (a *answer) step() bool { return a.kind >= bound }
 
 // ends reports whether the answer is one ReadyForQuery.
 func (a answer) ends() bool { return a.kind <= synced }
@@ -71,7 +81,7 @@ func (q *answers) first() *answer { return &q.list[q.head] }
 func (q *answers) pop() answer {
 	a := q.list[q.head]
 	q.count(&a, -1)
-	q.list[q.head].content = nil
+	q.list[q.head].content, q.list[q.head].before.content = nil, nil
 	q.head++
 	return a
 }
@@ -116,6 +126,7 @@ func (q *answers) ahead(name []byte) bool {
 		switch a := &q.list[i]; {
 		case a.kind == synced:
 			behindSync = true
+		case a.step():
 		case a.content != nil && !a.ours && a.name == string(name), a.content != nil && a.ours && a.number == 0 && len(name) == 0:
 			return behindSync
 		}
@@ -138,6 +149,21 @@ func (q *answers) parsing(c *content) bool {
 		}
 	}
 	return false
+}
+
+// done notes that a step of that kind is done, and with it those before it.
+func (q *answers) done(kind answerKind) {
+	for i, a := range q.pending() {
+		switch {
+		case !a.step():
+			return
+		case a.kind == kind:
+			for range i + 1 {
+				q.pop()
+			}
+			return
+		}
+	}
 }
 
 // has reports whether something of that kind is to come.

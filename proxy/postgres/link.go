@@ -45,19 +45,21 @@ type link struct {
 	dismissed  bool    // the server has been told to go
 
 	// Towards the client.
-	answers    answers
-	carry      []byte   // the start of a message of the server
-	downSkip   int      // bytes of the current message that are still to be passed on
-	downDrop   bool     // or dropped
-	status     byte     // transaction status
-	copyIn     bool     // the server waits for COPY data
-	copyParsed bool     // that COPY belongs to the extended protocol
-	fatal      bool     // the server said that it ends the connection
-	failure    string   // what the server failed with, for the breaker
-	used       []use    // prepared statements that were used since the connection was quiet
-	usedNames  []byte   // what they point into
-	failed     []answer // statements that could not be parsed; what was sent behind them may still name them
-	doubtful   bool     // what the server will answer is not certain: it stays with this client, and goes with it
+	answers     answers
+	carry       []byte   // the start of a message of the server
+	downSkip    int      // bytes of the current message that are still to be passed on
+	downDrop    bool     // or dropped
+	status      byte     // transaction status
+	copyIn      bool     // the server waits for COPY data
+	copyParsed  bool     // that COPY belongs to the extended protocol
+	fatal       bool     // the server said that it ends the connection
+	failure     string   // what the server failed with, for the breaker
+	changes     uint32   // the change that the unnamed statement is at
+	everChanged uint32   // how many changes there were
+	used        []use    // prepared statements that were used since the connection was quiet
+	usedNames   []byte   // what they point into
+	failed      []answer // statements that could not be parsed; what was sent behind them may still name them
+	doubtful    bool     // what the server will answer is not certain: it stays with this client, and goes with it
 
 	held           bool          // the client's messages wait for an answer of the server: see mayGoOn
 	settingsFailed *pgwire.Error // the session's settings were refused

@@ -37,6 +37,9 @@ func TestRandomPipelinesAreAnsweredAsByTheServer(t *testing.T) {
 			at++
 		})
 		for j := range want {
+			if j > 0 && failedBlock(want[j-1]) && unprepared(want[j], got[j]) {
+				break
+			}
 			withoutNames(want[j])
 			withoutNames(got[j])
 			pgtest.Compare(t, want[j], got[j])
@@ -48,6 +51,22 @@ func TestRandomPipelinesAreAnsweredAsByTheServer(t *testing.T) {
 			client.Close()
 		}
 	}
+}
+
+// failedBlock reports whether an answer ends in a transaction block that has failed.
+func failedBlock(answer []pgtest.Message) bool {
+	return len(answer) > 0 && answer[len(answer)-1].Body[0] == 'E'
+}
+
+// unprepared reports whether got differs from want because nothing can be prepared in a failed transaction block, not even what the
+// client has prepared before on another server connection: it reads 25P02 where the server had other things to say first.
+func unprepared(want, got []pgtest.Message) bool {
+	for i := range min(len(want), len(got)) {
+		if want[i].String() != got[i].String() {
+			return got[i].Type == 'E' && got[i].Field('C') == "25P02"
+		}
+	}
+	return false
 }
 
 var statementNames = regexp.MustCompile(`prepared statement ".*?"`)
@@ -79,27 +98,18 @@ func randomScript(random *rand.Rand, exchanges int) (script []exchange) {
 				readies++
 				continue
 			}
-			parsed := false // the unnamed one, in this batch: where a Parse of it was skipped, weir has none, and a server still the old one
-			name := func() string {
-				if n := pick(names); n != "" || parsed {
-					return n
-				}
-				return "a"
-			}
 			for range random.IntN(5) {
 				switch random.IntN(8) {
 				case 0, 1, 2:
-					n := pick(names)
-					parsed = parsed || n == ""
-					messages = append(messages, parse(n, pick(texts)))
+					messages = append(messages, parse(pick(names), pick(texts)))
 				case 3, 4:
-					b := &pgproto3.Bind{PreparedStatement: name()}
+					b := &pgproto3.Bind{PreparedStatement: pick(names)}
 					if random.IntN(4) == 0 {
 						b.Parameters = [][]byte{[]byte("p")}
 					}
 					messages = append(messages, b, execute("", 0))
 				case 5:
-					messages = append(messages, describe('S', name()))
+					messages = append(messages, describe('S', pick(names)))
 				case 6:
 					messages = append(messages, closing('S', pick(names)))
 				case 7:

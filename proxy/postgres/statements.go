@@ -78,7 +78,7 @@ func (s *session) unsetAll() {
 // being answered, or its Parse has failed.
 func (k *link) nameOf(number uint64) (name string, ok bool) {
 	for _, a := range k.answers.pending() {
-		if a.content != nil && !a.ours && a.content.number.Load() == number {
+		if a.content != nil && !a.ours && !a.step() && a.content.number.Load() == number {
 			return a.name, true
 		}
 	}
@@ -116,14 +116,6 @@ func (k *link) allDeallocated() {
 		if !a.ours && a.name != "" {
 			k.session.set(a.name, a.content)
 		}
-	}
-}
-
-// forgetUnnamed notes that a Query ends the life of the unnamed statement, for the client and on the server.
-func (k *link) forgetUnnamed() {
-	k.server.Prepared.Unnamed = 0
-	if t := k.session.statements; t != nil {
-		t.unnamed = nil
 	}
 }
 
@@ -197,6 +189,17 @@ func (k *link) expect(t byte) {
 		k.answers.push(answer{kind: parsed})
 	case pgwire.Close:
 		k.answers.push(answer{kind: closed})
+	case pgwire.Bind:
+		k.step(bound)
+	case pgwire.Describe:
+		k.step(described)
+	}
+}
+
+// step queues the answer to a step of a batch.
+func (k *link) step(kind answerKind) {
+	if !k.doubtful && !k.skipping && k.session.resource.mode != Session {
+		k.answers.push(answer{kind: kind})
 	}
 }
 
@@ -262,6 +265,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, c *co
 		case bytes.HasPrefix(name, []byte(k.w.srv.namePrefix)): // it has seen our names on the server; whose they are is not its business
 			k.rename(r, i, used, before, body, len(name), noStatement)
 		}
+		k.expect(r.chunk[i])
 		return
 	}
 	c = k.asNow(name, c)
@@ -272,7 +276,9 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, c *co
 	}
 	if r.chunk[i] == pgwire.Bind {
 		if dropped, ok := k.deallocates(c); ok {
-			k.rename(r, i, used, before, body, len(name), k.instead(r, i, dropped))
+			k.rename(r, i, used, before, body, len(name), k.instead(r, i))
+			k.expect(pgwire.Bind)
+			k.drop(dropped)
 			return
 		}
 	}
@@ -280,6 +286,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, c *co
 		k.noteUse(c, number, name)
 		k.rename(r, i, used, before, body, len(name), number)
 	}
+	k.expect(r.chunk[i])
 }
 
 // use is a statement that a batch has named to the server, and the number that it had then.
@@ -347,14 +354,14 @@ func (k *link) prepare(r *rewriting, i int, name []byte, c *content) (number uin
 		return 0
 	case prepared.Use(number):
 		return number
-	case len(name) == 0 && !c.worthKeeping():
-		prepared.Unnamed = number
-	default:
+	case len(name) > 0 || c.worthKeeping():
 		return k.prepareNamed(r, i, c)
 	}
 	r.cut(i, i)
 	r.out = k.w.appendParse(r.out, c.text, 0)
-	k.answers.push(answer{kind: parsed, ours: true, content: c})
+	a := answer{kind: parsed, ours: true, content: c}
+	k.changeUnnamed(&a, c, number)
+	k.answers.push(a)
 	return 0
 }
 
@@ -396,34 +403,35 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 	}
 	number := c.number.Load()
 	known := prepared.Use(number)
+	after := k.unnamed()
 	switch {
 	case name == "" && k.answers.parsing(c): // whether the server knows it is not certain
-		prepared.Unnamed = number
-		number = 0
+		after.number, number = number, 0
 	case known && c.query: // it answers as if it did it again
 		r.cut(i, i+pgwire.HeaderSize+body)
 		r.out = k.w.appendParse(r.out, emptySelect, 0)
 		used = pgwire.HeaderSize + body
-		prepared.Unnamed = 0
-		number = 0
+		after.number, number = 0, 0
 	case known: // it must say whether it may be parsed now
 		k.unname(r, i, used, body, name)
-		prepared.Unnamed = c.number.Load()
-		number = 0
+		after.number, number = number, 0
 	case name == "" && !c.worthKeeping():
-		prepared.Unnamed = number
-		number = 0
+		after.number, number = number, 0
 	default:
 		prepared.Add(number)
 		k.rename(r, i, used, 0, body, len(name), number)
 	}
+	a := answer{kind: parsed, name: name, content: c, number: number}
 	if name == "" {
-		s.statements.unnamed = c
+		after.content = c
 	} else {
 		s.set(name, c)
 		k.checkSize()
 	}
-	k.answers.push(answer{kind: parsed, name: name, content: c, number: number})
+	if name == "" || after != k.unnamed() {
+		k.changeUnnamed(&a, after.content, after.number)
+	}
+	k.answers.push(a)
 	k.upSkip = body - (used - pgwire.HeaderSize)
 	return used
 }
@@ -458,8 +466,7 @@ func (k *link) parseLong(r *rewriting, i, used, body int, name string) int {
 	k.keeping = c
 	a := answer{kind: parsed, name: name, content: c}
 	if name == "" {
-		s.statements.unnamed = c
-		k.server.Prepared.Unnamed = c.number.Load()
+		k.changeUnnamed(&a, c, c.number.Load())
 	} else {
 		a.number = c.number.Load()
 		k.server.Prepared.Add(a.number)
@@ -510,7 +517,7 @@ func (k *link) checkSize() {
 func (k *link) closeStatement(r *rewriting, i, body int, name string, c *content) {
 	a := answer{kind: closed, name: name, content: c}
 	if name == "" {
-		k.forgetUnnamed()
+		k.changeUnnamed(&a, nil, 0)
 	} else {
 		r.cut(i, i+pgwire.HeaderSize+body)
 		r.out = appendHeader(r.out, pgwire.Close, 1+k.w.srv.nameLength(noStatement)+1)
@@ -518,13 +525,6 @@ func (k *link) closeStatement(r *rewriting, i, body int, name string, c *content
 		k.session.unset(name)
 	}
 	k.answers.push(a)
-}
-
-// closeUnnamed makes sure that the server has no unnamed statement.
-func (k *link) closeUnnamed(r *rewriting, i int) {
-	r.insert(i, pgwire.Close, 0, 0, 0, 6, 'S', 0)
-	k.server.Prepared.Unnamed = 0
-	k.answers.push(answer{kind: closed, ours: true})
 }
 
 // evict closes statements that were not used for long, at the front of a batch, so that none is closed that an earlier
@@ -562,18 +562,16 @@ func (k *link) hearStatement(t byte) error {
 	return nil
 }
 
-// notAnswered takes back what was noted of a message that the server has skipped or refused.
-func (k *link) notAnswered(a answer) {
+// notAnswered takes back what was noted of a message that the server has skipped, or refused.
+func (k *link) notAnswered(a *answer, skipped bool) {
 	s := k.session
 	t := s.statements
-	if a.content == nil {
+	k.unchangeUnnamed(a, skipped)
+	if a.content == nil || a.step() {
 		return
 	}
 	switch {
-	case a.kind == closed && a.name == "": // it was skipped
-		if t.unnamed == nil {
-			t.unnamed = a.content
-		}
+	case a.kind == closed && a.name == "":
 		return
 	case a.closing():
 		if t.named[a.name] == nil {
@@ -584,18 +582,12 @@ func (k *link) notAnswered(a answer) {
 		return
 	case a.number != 0:
 		k.server.Prepared.Remove(a.number)
-	default:
-		k.server.Prepared.Unnamed = 0
 	}
 	switch {
-	case a.ours:
-	case a.name == "":
-		if t.unnamed == a.content {
-			t.unnamed = nil
-		}
+	case a.ours, a.name == "":
 	case t.named[a.name] == a.content:
 		s.unset(a.name)
-		k.failed = append(k.failed, a)
+		k.failed = append(k.failed, *a)
 	}
 }
 

@@ -235,6 +235,7 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	case pgwire.Execute:
 		k.unsynced = true
 		k.doubtful = k.doubtful || k.copyIn
+		k.step(executed)
 	case pgwire.CopyDone, pgwire.CopyFail:
 		k.endCopy()
 	case pgwire.CopyData, pgwire.Flush:
