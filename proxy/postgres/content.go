@@ -23,7 +23,8 @@ const (
 // content is what a Parse prepares, whatever the client calls it: a text, the types of its parameters, and the settings under
 // which it is understood. Clients that prepare the same share it, and on the servers it goes by one name.
 type content struct {
-	number      atomic.Uint64 // of that name; another one once a server's idea of the statement is out of date
+	number      atomic.Uint64 // of that name; another one once the statement is outdated, or it is not known which servers have it
+	since       atomic.Uint64 // the number that it got when it was outdated last; 0: it never was
 	key         string        // of both of the following, in the texts; empty when not shared
 	plan        string        // the settings: see pool.Settings.Plan
 	text        string        // the body of Parse behind the name; empty when too long to keep

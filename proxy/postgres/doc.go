@@ -12,6 +12,7 @@
 //	statements.go  prepared statements, on whichever server connection comes next
 //	unnamed.go     the one without a name
 //	content.go     what they prepare, shared by all who prepare the same
+//	outdated.go    when a table was altered since
 //	deallocate.go  SQL's DEALLOCATE of such a statement
 //	touch.go       could a statement leave something behind in the session?
 //	pinning.go     may it? What becomes of sessions that would keep their server connection

@@ -6,7 +6,6 @@ import (
 
 	"github.com/weirproxy/weir/breaker"
 	"github.com/weirproxy/weir/pgwire"
-	"github.com/weirproxy/weir/proxy"
 )
 
 // looked marks the types of server messages that are looked at. Most others pass unread.
@@ -59,11 +58,22 @@ func (k *link) down(chunk []byte) {
 				break
 			}
 			held = held[:min(body, len(held))]
+			if m[0] == pgwire.ErrorResponse && !ours {
+				ours = k.repeats(held)
+				k.release(&r, i, !ours)
+			}
 			if !ours && len(held) == body {
 				k.translate(m[0], &r, i, held)
 			}
 			if lied = k.hear(m[0], held); lied != nil {
 				k.carry = append(k.carry, m[pgwire.HeaderSize+len(held):]...)
+				break
+			}
+		}
+		if m[0] == pgwire.ParameterDescription && !ours {
+			more := false
+			if more, ours = k.withhold(m, pgwire.HeaderSize+body); more {
+				k.carry = append(k.carry, m...)
 				break
 			}
 		}
@@ -86,6 +96,8 @@ func (k *link) down(chunk []byte) {
 		k.serverGone(lied)
 	case k.inquiry.about != 0 && !k.answers.inquired():
 		k.conclude()
+	case k.repeatFrom > 0 && k.answers.empty():
+		k.repeat()
 	case k.held && k.mayGoOn():
 		k.held = false
 		s.resume()
@@ -207,9 +219,8 @@ func (k *link) hearError(body []byte) {
 	case k.answersOurs(pgwire.ErrorResponse):
 		k.settingsFailed = &e
 	}
-	k.session.resource.countError(e.Code)
-	if e.Code == proxy.NotSupported.SQLSTATE && e.Routine == "RevalidateCachedQuery" {
-		k.outdated()
+	if k.repeatFrom == 0 {
+		k.session.resource.countError(e.Code)
 	}
 	if outcomeOf(e.Code) == breaker.Failure {
 		k.failure = e.Error()
@@ -234,6 +245,9 @@ func (k *link) hearError(body []byte) {
 		k.notAnswered(&pending[i], i > 0)
 	}
 	k.answers.cut(0, n)
+	if k.repeatFrom > 0 {
+		k.endFailed()
+	}
 }
 
 // hearCopyIn notes that the server takes COPY data. What was sent behind the command has been, or will be, read as part of
@@ -336,6 +350,10 @@ func (k *link) restoreNames(r *rewriting, i int, body []byte) {
 		for digits < len(behind) && behind[digits]-'0' < 10 {
 			id = 10*id + uint64(behind[digits]-'0')
 			digits++
+		}
+		if stale := k.session.resource.outdated.Load(); id == outdatedStatement && stale != nil {
+			changed = *stale
+			break
 		}
 		if name, ok := k.nameOf(id); ok {
 			changed = append(changed, name...)

@@ -7,8 +7,9 @@ type answer struct {
 	open    bool     // of copyEnd: messages of the extended protocol without a Sync are ahead of it
 	taken   bool     // of parsed: the name was the client's already, so that it will be refused
 	name    string   // of parsed and closed: the client's name for the statement
-	content *content // and what it is
-	number  uint64   // of parsed: the server knows it by this one from then on; 0: by none
+	content *content // and what it is; of steps: what they are about
+	number  uint64   // of parsed: the server knows it by this one from then on; 0: by none; of steps: its number; of closed: see statement.told
+	at      int      // of steps: where in the record they begin, plus one, if they can be said again
 	change  uint32   // of parsed and closed: the change of the unnamed statement by it; 0: none
 	before  unnamed  // and how that was before
 }

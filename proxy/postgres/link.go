@@ -39,6 +39,15 @@ type link struct {
 	unsynced bool     // messages of the extended protocol were sent since the last Sync
 	skipping bool     // since an error the server skips everything up to the next Sync
 	probing  bool     // it has been asked whether it does
+	block    block    // that it has been told of
+
+	fresh       bool   // nothing was executed in the transaction so far
+	recording   bool   // the batch may have to be said again: see repeats
+	repeated    bool   // no more
+	record      []byte // what was sent of it
+	repeatFrom  int    // where in the record it begins, plus one, once it is going to be said again
+	boundName   []byte // the statement of the last Bind, where the client has not been told what it returns
+	boundNumber uint64 // and its number; 0: it has been told, or there is none
 
 	ending     verdict // a message that ends the session, once what was asked before it is answered; passOn: none
 	endingType byte    // of that message
@@ -52,6 +61,7 @@ type link struct {
 	status      byte     // transaction status
 	copyIn      bool     // the server waits for COPY data
 	copyParsed  bool     // that COPY belongs to the extended protocol
+	withheld    []byte   // a message from before an error, which may not be passed on
 	fatal       bool     // the server said that it ends the connection
 	failure     string   // what the server failed with, for the breaker
 	changes     uint32   // the change that the unnamed statement is at
@@ -91,7 +101,7 @@ func (w *worker) recycle(k *link) {
 	k.names = k.names[:0]
 	k.forgetUses()
 	k.text, k.upOut, k.carry = modest(k.text), modest(k.upOut), modest(k.carry)
-	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names, used: k.used, usedNames: k.usedNames}
+	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names, used: k.used, usedNames: k.usedNames, record: k.record[:0], boundName: k.boundName}
 	w.free = append(w.free, k)
 }
 
@@ -115,8 +125,9 @@ func (k *link) start(server *pool.Server) {
 	if err := server.LendTo(k.w.loop, &k.handler); err != nil {
 		k.w.srv.log.Error("watch a server connection", "error", err)
 	}
+	k.fresh = true
 	k.applySettings()
-	k.beginBlock()
+	k.beginBlock("")
 }
 
 // applySettings gives the server connection the settings of this session. Their Query goes ahead of the client's first
@@ -137,7 +148,7 @@ func (k *link) applySettings() {
 }
 
 // mayGoOn reports whether the client's messages, held for an answer, are worth another look.
-func (k *link) mayGoOn() bool { return !k.answers.inquired() }
+func (k *link) mayGoOn() bool { return !k.answers.inquired() && k.repeatFrom == 0 }
 
 // Ready is called when the server has said something, or takes more.
 func (k *link) Ready(_ *eventloop.Loop, e eventloop.Events) {
@@ -189,6 +200,7 @@ func (k *link) settle() {
 	}
 	k.failed = nil
 	k.forgetUses()
+	k.stopRecording()
 	var suspicion touch
 	if k.status == pgwire.Idle {
 		suspicion = k.suspicion()

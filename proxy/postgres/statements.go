@@ -21,15 +21,21 @@ const (
 
 // statements are what a session has prepared: contents by its own names for them.
 type statements struct {
-	named   map[string]*content
-	unnamed *content // nil: there is none
-	bytes   int      // of the named ones' text
+	named   map[string]statement
+	unnamed statement
+	bytes   int // of the named ones' text
 }
 
-func (t *statements) find(name []byte) *content {
+// statement is one of a session's; without a content, none.
+type statement struct {
+	content *content
+	told    uint64 // the number of the content when the client was last told what it returns; 0: it never was
+}
+
+func (t *statements) find(name []byte) statement {
 	switch {
 	case t == nil:
-		return nil
+		return statement{}
 	case len(name) == 0:
 		return t.unnamed
 	}
@@ -41,16 +47,16 @@ func (s *session) set(name string, c *content) {
 	t := s.statements
 	s.unset(name)
 	if t.named == nil {
-		t.named = make(map[string]*content)
+		t.named = make(map[string]statement)
 	}
 	s.resource.texts.retain(c)
-	t.named[name] = c
+	t.named[name] = statement{content: c}
 	t.bytes += len(c.text)
 }
 
 func (s *session) unset(name string) {
-	if t := s.statements; t != nil && t.named[name] != nil {
-		c := t.named[name]
+	if t := s.statements; t != nil && t.named[name].content != nil {
+		c := t.named[name].content
 		delete(t.named, name)
 		t.bytes -= len(c.text)
 		s.resource.texts.release(c)
@@ -66,9 +72,9 @@ func (s *session) unsetAll() {
 	texts := &s.resource.texts
 	texts.mu.Lock()
 	defer texts.mu.Unlock()
-	for _, c := range t.named {
-		if c.key != "" {
-			texts.releaseLocked(c)
+	for _, st := range t.named {
+		if st.content.key != "" {
+			texts.releaseLocked(st.content)
 		}
 	}
 	t.named, t.bytes = nil, 0
@@ -88,8 +94,8 @@ func (k *link) nameOf(number uint64) (name string, ok bool) {
 		}
 	}
 	if t := k.session.statements; t != nil {
-		for name, c := range t.named {
-			if c.number.Load() == number {
+		for name, st := range t.named {
+			if st.content.number.Load() == number {
 				return name, true
 			}
 		}
@@ -145,13 +151,17 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	if (t == pgwire.Describe || t == pgwire.Close) && have[0] != 'S' { // portals are the transaction's own
 		k.unsynced = true
 		k.expect(t)
+		if t == pgwire.Describe && k.boundNumber != 0 {
+			k.tell(k.boundName, k.boundNumber)
+		}
 		k.upSkip = body - (used - pgwire.HeaderSize)
 		return used, passOn
 	}
 	if k.session.statements == nil {
 		k.session.statements = new(statements)
 	}
-	c := k.session.statements.find(name)
+	st := k.session.statements.find(name)
+	c := st.content
 	if t == pgwire.Parse {
 		c = k.toParse(m[used:pgwire.HeaderSize+len(have)], len(have) == body)
 	}
@@ -166,7 +176,7 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	case pgwire.Parse:
 		return k.parse(r, i, used, body, string(name), c), passOn
 	case pgwire.Close:
-		k.closeStatement(r, i, body, string(name), c)
+		k.closeStatement(r, i, body, string(name), st)
 		if len(name) > 0 {
 			return pgwire.HeaderSize + body, passOn
 		}
@@ -176,7 +186,7 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 		}
 		fallthrough
 	default:
-		k.refer(r, i, used, before, body, name, c)
+		k.refer(r, i, used, before, body, name, st)
 	}
 	k.upSkip = body - (used - pgwire.HeaderSize)
 	return used, passOn
@@ -198,8 +208,14 @@ func (k *link) expect(t byte) {
 
 // step queues the answer to a step of a batch.
 func (k *link) step(kind answerKind) {
+	k.stepOf(answer{kind: kind})
+}
+
+// stepOf queues the answer a to a step of a batch.
+func (k *link) stepOf(a answer) {
+	k.fresh = k.fresh && a.kind == described
 	if !k.doubtful && !k.skipping && k.session.resource.mode != Session {
-		k.answers.push(answer{kind: kind})
+		k.answers.push(a)
 	}
 }
 
@@ -256,9 +272,10 @@ func (k *link) rename(r *rewriting, i, used, before, body, oldName int, number u
 // noStatement is a number that no statement has.
 const noStatement = 0
 
-// refer deals with a Bind or Describe of the statement name, which the client has prepared as c, or has not.
-func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, c *content) {
-	if c == nil {
+// refer deals with a Bind or Describe of the statement name, which the client has prepared as st, or has not.
+func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st statement) {
+	k.boundNumber = 0
+	if st.content == nil {
 		switch {
 		case len(name) == 0: // the server may have someone else's
 			k.closeUnnamed(r, i)
@@ -268,7 +285,8 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, c *co
 		k.expect(r.chunk[i])
 		return
 	}
-	c = k.asNow(name, c)
+	st = k.asNow(name, st)
+	c := st.content
 	k.words.found |= c.found
 	if c.found&touchNamed != 0 {
 		_, names := c.found.settled(c.sql())
@@ -282,11 +300,25 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, c *co
 			return
 		}
 	}
+	a := answer{kind: described, content: c, number: c.number.Load(), at: k.startRecording(r, i)}
+	if r.chunk[i] == pgwire.Bind {
+		if k.misled(r, i, body, st) {
+			k.rename(r, i, used, before, body, len(name), outdatedStatement)
+			k.expect(pgwire.Bind)
+			return
+		}
+		a.kind = bound
+		if st.told != a.number {
+			k.boundName, k.boundNumber = append(k.boundName[:0], name...), a.number
+		}
+	} else {
+		k.tell(name, a.number)
+	}
 	if number := k.prepare(r, i, name, c); number != 0 {
 		k.noteUse(c, number, name)
 		k.rename(r, i, used, before, body, len(name), number)
 	}
-	k.expect(r.chunk[i])
+	k.stepOf(a)
 }
 
 // use is a statement that a batch has named to the server, and the number that it had then.
@@ -319,30 +351,25 @@ func (k *link) forgetUses() {
 	k.used, k.usedNames = k.used[:0], k.usedNames[:0]
 }
 
-// outdated has what the batch has used prepared anew by all who use it next, under another name: a result is of another type
-// than it was when the server prepared it, and on other server connections it will be likewise.
-func (k *link) outdated() {
-	for _, u := range k.used {
-		u.content.number.CompareAndSwap(u.number, k.w.srv.nextStatement())
-	}
-}
-
-// asNow is what c, the client's statement name, is under the settings of now: they may have changed since it was parsed.
-func (k *link) asNow(name []byte, c *content) *content {
+// asNow is what st, the client's statement name, is under the settings of now: they may have changed since it was parsed.
+func (k *link) asNow(name []byte, st statement) statement {
 	s := k.session
-	if c.key == "" || c.plan == s.profile.Settings.Plan() {
-		return c
+	if st.content.key == "" || st.content.plan == s.profile.Settings.Plan() {
+		return st
 	}
-	now := s.contentOf([]byte(c.text))
+	now := s.contentOf([]byte(st.content.text))
 	if now == nil {
-		return c
+		return st
 	}
 	if len(name) == 0 {
-		s.statements.unnamed = now
+		s.statements.unnamed = statement{content: now}
 	} else {
 		s.set(string(name), now)
 	}
-	return now
+	if st.told != 0 {
+		k.tell(name, now.number.Load())
+	}
+	return s.statements.find(name)
 }
 
 // prepare has the server know c before what follows, and returns the number of the name it goes by; 0: it is the unnamed one.
@@ -360,7 +387,7 @@ func (k *link) prepare(r *rewriting, i int, name []byte, c *content) (number uin
 	r.cut(i, i)
 	r.out = k.w.appendParse(r.out, c.text, 0)
 	a := answer{kind: parsed, ours: true, content: c}
-	k.changeUnnamed(&a, c, number)
+	k.changeUnnamed(&a, k.unnamed().statement, number)
 	k.answers.push(a)
 	return 0
 }
@@ -398,7 +425,7 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 	if c == nil {
 		return k.parseLong(r, i, used, body, name)
 	}
-	if s.statements.find([]byte(name)) != nil && name != "" {
+	if s.statements.find([]byte(name)).content != nil && name != "" {
 		return k.parseTaken(r, i, used, body, name)
 	}
 	number := c.number.Load()
@@ -423,13 +450,13 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 	}
 	a := answer{kind: parsed, name: name, content: c, number: number}
 	if name == "" {
-		after.content = c
+		after.statement = statement{content: c}
 	} else {
 		s.set(name, c)
 		k.checkSize()
 	}
 	if name == "" || after != k.unnamed() {
-		k.changeUnnamed(&a, after.content, after.number)
+		k.changeUnnamed(&a, after.statement, after.number)
 	}
 	k.answers.push(a)
 	k.upSkip = body - (used - pgwire.HeaderSize)
@@ -444,7 +471,7 @@ func (k *link) unname(r *rewriting, i, used, body int, name string) {
 
 // parseTaken deals with a Parse of a name that the client has given already: the server shall say so.
 func (k *link) parseTaken(r *rewriting, i, used, body int, name string) int {
-	old := k.asNow([]byte(name), k.session.statements.named[name])
+	old := k.asNow([]byte(name), k.session.statements.named[name]).content
 	number := k.prepare(r, i, []byte(name), old)
 	k.rename(r, i, used, 0, body, len(name), number)
 	k.answers.push(answer{kind: parsed, name: name, content: old, taken: true})
@@ -457,7 +484,7 @@ func (k *link) parseLong(r *rewriting, i, used, body int, name string) int {
 	s := k.session
 	c := &content{}
 	c.number.Store(k.w.srv.nextStatement())
-	if s.statements.find([]byte(name)) != nil && name != "" {
+	if s.statements.find([]byte(name)).content != nil && name != "" {
 		return k.parseTaken(r, i, used, body, name)
 	}
 	k.scan(1)
@@ -466,7 +493,7 @@ func (k *link) parseLong(r *rewriting, i, used, body int, name string) int {
 	k.keeping = c
 	a := answer{kind: parsed, name: name, content: c}
 	if name == "" {
-		k.changeUnnamed(&a, c, c.number.Load())
+		k.changeUnnamed(&a, statement{content: c}, c.number.Load())
 	} else {
 		a.number = c.number.Load()
 		k.server.Prepared.Add(a.number)
@@ -494,7 +521,7 @@ func (k *link) statementKept() {
 	k.keeping = nil
 	c.text = string(k.text)
 	for _, named := range t.named {
-		if named == c {
+		if named.content == c {
 			t.bytes += len(c.text)
 		}
 	}
@@ -514,10 +541,10 @@ func (k *link) checkSize() {
 
 // closeStatement deals with the Close of a statement at i. The server keeps a named one, for others: it closes one that there
 // is not, which succeeds as well.
-func (k *link) closeStatement(r *rewriting, i, body int, name string, c *content) {
-	a := answer{kind: closed, name: name, content: c}
+func (k *link) closeStatement(r *rewriting, i, body int, name string, st statement) {
+	a := answer{kind: closed, name: name, content: st.content, number: st.told}
 	if name == "" {
-		k.changeUnnamed(&a, nil, 0)
+		k.changeUnnamed(&a, statement{}, 0)
 	} else {
 		r.cut(i, i+pgwire.HeaderSize+body)
 		r.out = appendHeader(r.out, pgwire.Close, 1+k.w.srv.nameLength(noStatement)+1)
@@ -574,8 +601,9 @@ func (k *link) notAnswered(a *answer, skipped bool) {
 	case a.kind == closed && a.name == "":
 		return
 	case a.closing():
-		if t.named[a.name] == nil {
+		if t.named[a.name].content == nil {
 			s.set(a.name, a.content)
+			k.tell([]byte(a.name), a.number)
 		}
 		return
 	case a.taken:
@@ -585,7 +613,7 @@ func (k *link) notAnswered(a *answer, skipped bool) {
 	}
 	switch {
 	case a.ours, a.name == "":
-	case t.named[a.name] == a.content:
+	case t.named[a.name].content == a.content:
 		s.unset(a.name)
 		k.failed = append(k.failed, *a)
 	}

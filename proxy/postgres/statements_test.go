@@ -104,8 +104,8 @@ func TestStatementsAreNotSharedAcrossSettings(t *testing.T) {
 	}
 }
 
-// Trap 25: a table that was altered costs each statement at most one error, whichever connections have it prepared.
-func TestAResultTypeThatChangedIsNoticedOnce(t *testing.T) {
+// Trap 25: a table that was altered costs nobody an error who prepares the statement anew, whichever connections have it prepared.
+func TestAResultTypeThatChangedIsNoticed(t *testing.T) {
 	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
 	direct.Query("DROP TABLE IF EXISTS changing; CREATE TABLE changing AS SELECT 1 AS a")
 	w := start(t, settings{servers: 3})
@@ -142,7 +142,7 @@ func TestAResultTypeThatChangedIsNoticedOnce(t *testing.T) {
 		}
 		c.Close()
 	}
-	if failed > 1 {
+	if failed > 0 {
 		t.Errorf("%d errors", failed)
 	}
 }

@@ -5,15 +5,15 @@ import "github.com/weirproxy/weir/pgwire"
 // unnamed is the state of the statement without a name, whose life is short: Parse replaces it, a Query or Close ends it. That is
 // noted when they are sent. Behind an error they are skipped, and it is as it was before.
 type unnamed struct {
-	content *content // the client's; nil: it has none
-	number  uint64   // the server's: see pool.Prepared.Unnamed
-	change  uint32   // which change of those on this link has brought it about
+	statement        // the client's
+	number    uint64 // the server's: see pool.Prepared.Unnamed
+	change    uint32 // which change of those on this link has brought it about
 }
 
 func (k *link) unnamed() unnamed {
 	u := unnamed{number: k.server.Prepared.Unnamed, change: k.changes}
 	if t := k.session.statements; t != nil {
-		u.content = t.unnamed
+		u.statement = t.unnamed
 	}
 	return u
 }
@@ -21,20 +21,20 @@ func (k *link) unnamed() unnamed {
 func (k *link) setUnnamed(u unnamed) {
 	k.server.Prepared.Unnamed, k.changes = u.number, u.change
 	if t := k.session.statements; t != nil {
-		t.unnamed = u.content
+		t.unnamed = u.statement
 	}
 }
 
 // changeUnnamed notes a change of the unnamed statement by the message that a will answer.
-func (k *link) changeUnnamed(a *answer, c *content, number uint64) {
+func (k *link) changeUnnamed(a *answer, st statement, number uint64) {
 	a.before = k.unnamed()
 	k.everChanged++
 	a.change = k.everChanged
-	k.setUnnamed(unnamed{c, number, a.change})
+	k.setUnnamed(unnamed{st, number, a.change})
 }
 
 // forgetUnnamed notes that a Query ends the life of the unnamed statement, for the client and on the server.
-func (k *link) forgetUnnamed() { k.changeUnnamed(new(answer), nil, 0) }
+func (k *link) forgetUnnamed() { k.changeUnnamed(new(answer), statement{}, 0) }
 
 // unchangeUnnamed takes back what changeUnnamed noted of a, which the server has skipped, or refused. What was changed by messages
 // behind it stays so.
@@ -48,7 +48,7 @@ func (k *link) unchangeUnnamed(a *answer, skipped bool) {
 		was.number = 0
 	}
 	if !skipped && a.replaces() {
-		was.content = nil
+		was.statement = statement{}
 	}
 	at := change
 	pending := k.answers.pending()
@@ -60,7 +60,7 @@ func (k *link) unchangeUnnamed(a *answer, skipped bool) {
 		if at == change {
 			p.before = was
 		}
-		p.before.content = was.content
+		p.before.statement = was.statement
 		if p.replaces() {
 			return
 		}
@@ -70,7 +70,7 @@ func (k *link) unchangeUnnamed(a *answer, skipped bool) {
 	case change:
 		k.setUnnamed(was)
 	case at:
-		k.setUnnamed(unnamed{was.content, k.server.Prepared.Unnamed, at})
+		k.setUnnamed(unnamed{was.statement, k.server.Prepared.Unnamed, at})
 	}
 }
 
@@ -81,6 +81,6 @@ func (a *answer) replaces() bool { return !a.ours && a.name == "" }
 func (k *link) closeUnnamed(r *rewriting, i int) {
 	r.insert(i, pgwire.Close, 0, 0, 0, 6, 'S', 0)
 	a := answer{kind: closed, ours: true}
-	k.changeUnnamed(&a, nil, 0)
+	k.changeUnnamed(&a, statement{}, 0)
 	k.answers.push(a)
 }

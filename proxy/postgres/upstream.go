@@ -16,6 +16,8 @@ type rewriting struct {
 	chunk []byte
 	from  int // bytes of the chunk before it have been dealt with
 	out   []byte
+
+	record int // from where on it is recorded, if it is
 }
 
 // insert puts b in at the point at.
@@ -80,6 +82,7 @@ func (k *link) up(chunk []byte) (rest []byte) {
 
 // sendUp sends what has been put together of a chunk used up to i.
 func (k *link) sendUp(r *rewriting, i int) {
+	k.recordTo(r, i)
 	if out := r.end(i); len(out) > 0 || len(k.upOut) > 0 {
 		k.write(out)
 	}
@@ -269,6 +272,7 @@ func (k *link) query(t byte, body int) {
 	if k.skipping {
 		return
 	}
+	k.fresh = false
 	k.doubtful = k.doubtful || k.copyIn || k.unsynced && k.session.resource.mode == Session
 	k.unsynced = k.unsynced && k.doubtful
 	k.answers.push(answer{kind: queried})
