@@ -36,7 +36,7 @@ const (
 func (a *answer) step() bool { return a.kind >= bound }
 
 // ends reports whether the answer is one ReadyForQuery.
-func (a answer) ends() bool { return a.kind <= synced }
+func (a *answer) ends() bool { return a.kind <= synced }
 
 // answers is a queue of them. The slice is reused, so that asking allocates nothing.
 type answers struct {
@@ -81,16 +81,22 @@ func (q *answers) first() *answer { return &q.list[q.head] }
 
 func (q *answers) pop() answer {
 	a := q.list[q.head]
-	q.count(&a, -1)
-	q.list[q.head].content, q.list[q.head].before.content = nil, nil
-	q.head++
+	q.drop()
 	return a
+}
+
+// drop is pop for one that is of no more interest.
+func (q *answers) drop() {
+	a := &q.list[q.head]
+	q.count(a, -1)
+	a.content, a.before.content = nil, nil
+	q.head++
 }
 
 // owed counts the ReadyForQuery messages to come.
 func (q *answers) owed() (n int) {
-	for _, a := range q.list[q.head:] {
-		if a.ends() {
+	for i := q.head; i < len(q.list); i++ {
+		if q.list[i].ends() {
 			n++
 		}
 	}
@@ -154,13 +160,14 @@ func (q *answers) parsing(c *content) bool {
 
 // done notes that a step of that kind is done, and with it those before it.
 func (q *answers) done(kind answerKind) {
-	for i, a := range q.pending() {
-		switch {
+	pending := q.pending()
+	for i := range pending {
+		switch a := &pending[i]; {
 		case !a.step():
 			return
 		case a.kind == kind:
 			for range i + 1 {
-				q.pop()
+				q.drop()
 			}
 			return
 		}
@@ -169,8 +176,8 @@ func (q *answers) done(kind answerKind) {
 
 // has reports whether something of that kind is to come.
 func (q *answers) has(kind answerKind) bool {
-	for _, a := range q.pending() {
-		if a.kind == kind {
+	for i := q.head; i < len(q.list); i++ {
+		if q.list[i].kind == kind {
 			return true
 		}
 	}
