@@ -299,6 +299,7 @@ func (k *link) beginBlock(before string) {
 		return
 	}
 	k.block = s.block
+	k.plainly.statements++
 	sql := s.block.appendSQL(append(k.w.key[:0], before...))
 	k.upOut = append(appendHeader(k.upOut, pgwire.Query, len(sql)+1), sql...)
 	k.upOut = append(k.upOut, 0)

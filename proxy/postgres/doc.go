@@ -18,6 +18,7 @@
 //	pinning.go     may it? What becomes of sessions that would keep their server connection
 //	parameters.go  which run-time parameters does it set?
 //	inquiry.go     what did it leave? The server knows
+//	recall.go      or has said so before
 //	replication.go the other kind of session: a client and a walsender, for as long as it lasts
 //	cancel.go      the keys of cancel requests
 //	stats.go       what is counted

@@ -285,6 +285,7 @@ var (
 )
 
 func (k *link) hearCommand(tag []byte) {
+	k.hearSet(tag)
 	if len(tag) == 0 || tag[0] != 'D' {
 		return
 	}

@@ -25,10 +25,11 @@ type link struct {
 	began   int64 // when it got the server
 
 	// Towards the server.
-	upSkip   int      // bytes of the current message that are still to be passed on
-	scanning bool     // they are SQL
-	partly   bool     // of which some has passed
-	whole    []byte   // all of it, if it came at once; valid while it passes
+	upSkip   int    // bytes of the current message that are still to be passed on
+	scanning bool   // they are SQL
+	partly   bool   // of which some has passed
+	whole    []byte // all of it, if it came at once; valid while it passes
+	plainly  plainly
 	words    scanner  // looks for statements that leave something behind
 	keeping  *content // they are the text of this statement
 	text     []byte   // as much of it as has come
@@ -101,7 +102,7 @@ func (w *worker) recycle(k *link) {
 	k.names = k.names[:0]
 	k.forgetUses()
 	k.text, k.upOut, k.carry = modest(k.text), modest(k.upOut), modest(k.carry)
-	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names, used: k.used, usedNames: k.usedNames, record: k.record[:0], boundName: k.boundName}
+	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names, used: k.used, usedNames: k.usedNames, record: k.record[:0], boundName: k.boundName, plainly: plainly{set: k.plainly.set[:0]}}
 	w.free = append(w.free, k)
 }
 
@@ -203,7 +204,12 @@ func (k *link) settle() {
 	k.stopRecording()
 	var suspicion touch
 	if k.status == pgwire.Idle {
-		suspicion = k.suspicion()
+		if suspicion = k.suspicion(); suspicion != 0 && k.recall(suspicion) {
+			suspicion = 0
+		}
+		if suspicion == 0 {
+			k.plainly.reset()
+		}
 	}
 	switch {
 	case k.status != pgwire.Idle && s.resource.mode == Statement:

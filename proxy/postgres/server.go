@@ -134,6 +134,7 @@ type resource struct {
 	pinned      atomic.Int64 // sessions
 	pins        pins         // by reason
 	texts       texts
+	outcomes    outcomes
 	outdated    atomic.Pointer[[]byte] // how a server says that a statement is outdated; nil: none ever was
 }
 

@@ -181,6 +181,7 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 			return pgwire.HeaderSize + body, passOn
 		}
 	case pgwire.Bind:
+		k.plainly.statements++
 		if c != nil && k.refuseBind(r, i, before, body, c) {
 			return pgwire.HeaderSize + body, passOn
 		}
@@ -288,6 +289,9 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 	st = k.asNow(name, st)
 	c := st.content
 	k.words.found |= c.found
+	if c.found == touchSet && r.chunk[i] == pgwire.Bind {
+		k.readSet(c.found, c.sql())
+	}
 	if c.found&touchNamed != 0 {
 		_, names := c.found.settled(c.sql())
 		k.name(names)

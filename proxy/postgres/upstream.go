@@ -180,6 +180,7 @@ func (k *link) bodyEnds() {
 func (k *link) queryRead() {
 	found, names := k.words.found.settled(bytes.TrimSuffix(k.whole, []byte{0}))
 	k.name(names)
+	k.readSet(found, bytes.TrimSuffix(k.whole, []byte{0}))
 	k.words.found = k.outer | found
 }
 
@@ -273,6 +274,7 @@ func (k *link) query(t byte, body int) {
 		return
 	}
 	k.fresh = false
+	k.plainly.statements++
 	k.doubtful = k.doubtful || k.copyIn || k.unsynced && k.session.resource.mode == Session
 	k.unsynced = k.unsynced && k.doubtful
 	k.answers.push(answer{kind: queried})
