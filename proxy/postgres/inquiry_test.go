@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -19,19 +20,18 @@ type tap struct {
 	heard bytes.Buffer
 }
 
-// listen starts a tap on the server of a connection string, and returns that of the tap.
+// listen starts a tap on the server of a connection URL, and returns that of the tap.
 func (p *tap) listen(t *testing.T, dsn string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var port string
-	for _, part := range strings.Fields(dsn) {
-		if value, is := strings.CutPrefix(part, "port="); is {
-			port = value
-		}
+	way, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
 	}
+	address := way.Host
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
@@ -39,7 +39,7 @@ func (p *tap) listen(t *testing.T, dsn string) string {
 			if err != nil {
 				return
 			}
-			server, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", port))
+			server, err := net.Dial("tcp", address)
 			if err != nil {
 				t.Error(err)
 				client.Close()
@@ -53,8 +53,8 @@ func (p *tap) listen(t *testing.T, dsn string) string {
 		l.Close()
 		running.Wait()
 	})
-	_, own, _ := net.SplitHostPort(l.Addr().String())
-	return strings.Replace(dsn, "port="+port, "port="+own, 1)
+	way.Host = l.Addr().String()
+	return way.String()
 }
 
 func (p *tap) Write(b []byte) (int, error) {
@@ -138,8 +138,8 @@ func TestTheServerIsAskedOnceWhatSetsLeadTo(t *testing.T) {
 				}
 				client.Close()
 			}
-			if n := overheard.count(inquiring); n > test.most {
-				t.Errorf("the server was asked %d times, want at most %d", n, test.most)
+			if n := overheard.count(inquiring); n < 1 || n > test.most {
+				t.Errorf("the server was asked %d times, want 1 to %d", n, test.most)
 			}
 		})
 	}
