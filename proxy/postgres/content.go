@@ -30,6 +30,9 @@ type content struct {
 	text        string        // the body of Parse behind the name; empty when too long to keep
 	found       touch         // what executing it leaves in the session
 	common      atomic.Bool   // was asked for more than once
+	ends        bool          // it is COMMIT or ROLLBACK
+	executes    string        // the statement that it is EXECUTE of
+	behind      int           // where in the text the parameters of EXECUTE begin
 	deallocates string        // the statement that it is DEALLOCATE of
 	query       bool          // it is a query or changes data: the server answers its Parse like any other's
 
@@ -59,6 +62,11 @@ func newContent(number uint64, plan, text string) *content {
 	c.query = isQuery(sql)
 	if name, ok := deallocated(sql); ok {
 		c.deallocates = name
+	}
+	command, _ := readCommand(sql)
+	c.ends = command == commitCommand || command == rollbackCommand
+	if name, behind, ok := executedName(sql); ok {
+		c.executes, c.behind = name, behind
 	}
 	return c
 }

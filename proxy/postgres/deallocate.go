@@ -92,10 +92,9 @@ func (k *link) hearDeallocated() {
 	}
 }
 
-// deallocates reports whether c is DEALLOCATE of a statement that the client has prepared by the protocol, and which. Behind a
-// ROLLBACK of a failed transaction in the same batch it is taken for none, and fails.
+// deallocates reports whether c is DEALLOCATE of a statement that the client has prepared by the protocol, and which.
 func (k *link) deallocates(c *content) (name string, ok bool) {
-	return c.deallocates, k.status != pgwire.InFailed && k.session.statements.named[c.deallocates].content != nil
+	return c.deallocates, !k.inFailed() && k.session.statements.named[c.deallocates].content != nil
 }
 
 // instead prepares what a Bind at i is to bind instead of DEALLOCATE of a statement of the client's, and returns its number.

@@ -14,6 +14,7 @@
 //	content.go     what they prepare, shared by all who prepare the same
 //	outdated.go    when a table was altered since
 //	deallocate.go  SQL's DEALLOCATE of such a statement
+//	execute.go     SQL's EXECUTE of one
 //	touch.go       could a statement leave something behind in the session?
 //	pinning.go     may it? What becomes of sessions that would keep their server connection
 //	parameters.go  which run-time parameters does it set?

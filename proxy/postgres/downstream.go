@@ -244,7 +244,13 @@ func (k *link) hearError(body []byte) {
 	for i := n - 1; i >= 0; i-- { // what was done last is undone first
 		k.notAnswered(&pending[i], i > 0)
 	}
+	unasked := k.skipping && !k.doubtful && k.answers.has(queried)
 	k.answers.cut(0, n)
+	if unasked { // what a Query needed could not be prepared
+		k.skipping, k.unsynced = false, false
+		k.answers.push(answer{kind: synced})
+		k.write(pgwire.AppendMessage(nil, pgwire.Sync))
+	}
 	if k.repeatFrom > 0 {
 		k.endFailed()
 	}

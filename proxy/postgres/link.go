@@ -42,6 +42,7 @@ type link struct {
 	probing  bool     // it has been asked whether it does
 	block    block    // that it has been told of
 
+	ended       bool   // the batch has bound what ends a failed transaction block
 	fresh       bool   // nothing was executed in the transaction so far
 	recording   bool   // the batch may have to be said again: see repeats
 	repeated    bool   // no more
@@ -178,6 +179,9 @@ func (k *link) taken(err error) bool {
 func (k *link) quiet() bool {
 	return k.answers.empty() && !k.unsynced && !k.copyIn && k.upSkip == 0 && len(k.upOut) == 0 && k.downSkip == 0 && len(k.carry) == 0
 }
+
+// inFailed reports whether what the client says now belongs to a transaction block that has failed, as far as is known.
+func (k *link) inFailed() bool { return k.status == pgwire.InFailed && !k.ended }
 
 // answering reports whether the server is going to answer what was asked, without the client having to do more for it.
 func (k *link) answering() bool { return k.answers.owed() > 0 && !k.copyIn }

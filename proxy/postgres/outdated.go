@@ -50,7 +50,7 @@ func (k *link) usedOutdated() {
 // misled reports whether a client was told what its statement returns before that has changed, and a Bind at i is going to be
 // executed without another look.
 func (k *link) misled(r *rewriting, i, body int, st statement) bool {
-	return st.told != 0 && st.told < st.content.since.Load() && k.status != pgwire.InFailed && !describesNext(r.chunk[i:], body)
+	return st.told != 0 && st.told < st.content.since.Load() && !k.inFailed() && !describesNext(r.chunk[i:], body)
 }
 
 // describesNext reports whether a Bind, at the front of b, is followed by a Describe of its portal.

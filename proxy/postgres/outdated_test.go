@@ -187,3 +187,30 @@ func TestABatchIsSaidAgainOnlyWhereNothingWasExecuted(t *testing.T) {
 		})
 	}
 }
+
+// Trap 25: what EXECUTE in SQL has found outdated is prepared anew.
+func TestAStatementThatIsExecutedInSQLIsOutdatedOnce(t *testing.T) {
+	pg := pgtest.Shared(t)
+	setup := pgtest.Connect(t, pg.DSN())
+	setup.Query(alteredNew)
+	w := start(t, settings{servers: 1})
+	prepareEverywhere(t, w, 1)
+	setup.Query(altering)
+	c := w.client()
+	ask(c, parse("s", alteredText))
+	if got := pgtest.Types(c.Query("EXECUTE s")); got != "EZ" {
+		t.Errorf("at first answered %s", got)
+	}
+	if got := one(t, c.Query("EXECUTE s")); got != "1" {
+		t.Errorf("then it reads %q", got)
+	}
+	setup.Query("DROP TABLE altered_since")
+	other := w.client() // on a server that does not know it any more
+	other.Query("DISCARD ALL")
+	if got := c.Query("EXECUTE s"); pgtest.Types(got) != "EZ" || got[0].Field('C') != "42P01" {
+		t.Errorf("without its table: %v", got)
+	}
+	if got := one(t, c.Query("SELECT 2")); got != "2" {
+		t.Errorf("after that: %q", got)
+	}
+}

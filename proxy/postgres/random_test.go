@@ -87,7 +87,7 @@ func randomScript(random *rand.Rand, exchanges int) (script []exchange) {
 		"SELECT 1", "SELECT 'x', 2", "SELECT $1::text", "SELECT 1", "SELEC", "SELECT 1/0", "BEGIN", "COMMIT", "ROLLBACK",
 		"SET LOCAL work_mem = '5MB'", "SHOW application_name",
 	}
-	queries := append(texts, "DEALLOCATE b", "BEGIN; SELECT 1", "SELECT 2; SELECT 3", "", "DEALLOCATE ALL", "DEALLOCATE a", "SET application_name = 'random'", "RESET ALL")
+	queries := append(texts, "DEALLOCATE b", "EXECUTE b", "EXECUTE a", "BEGIN; SELECT 1", "SELECT 2; SELECT 3", "", "DEALLOCATE ALL", "DEALLOCATE a", "SET application_name = 'random'", "RESET ALL")
 	pick := func(list []string) string { return list[random.IntN(len(list))] }
 	for range exchanges {
 		var messages []frontend

@@ -239,6 +239,14 @@ func (k *link) uncertain(t byte, name []byte, c *content) bool {
 	case len(name) == 0 && t == pgwire.Parse: // whatever there was, it is replaced
 		return false
 	}
+	if c != nil && c.executes != "" && t != pgwire.Parse {
+		if k.answers.ahead([]byte(c.executes)) {
+			return true
+		}
+		if is := k.session.statements.named[c.executes].content; is != nil && k.answers.parsing(is) {
+			return true
+		}
+	}
 	return k.answers.ahead(name) || c != nil && t != pgwire.Close && k.answers.parsing(c)
 }
 
@@ -287,14 +295,11 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 		return
 	}
 	st = k.asNow(name, st)
-	c := st.content
-	k.words.found |= c.found
+	c := k.asExecuted(r, i, st.content)
+	k.suspect(c)
+	k.ended = k.ended || c.ends && r.chunk[i] == pgwire.Bind
 	if c.found == touchSet && r.chunk[i] == pgwire.Bind {
 		k.readSet(c.found, c.sql())
-	}
-	if c.found&touchNamed != 0 {
-		_, names := c.found.settled(c.sql())
-		k.name(names)
 	}
 	if r.chunk[i] == pgwire.Bind {
 		if dropped, ok := k.deallocates(c); ok {
@@ -323,6 +328,15 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 		k.rename(r, i, used, before, body, len(name), number)
 	}
 	k.stepOf(a)
+}
+
+// suspect notes what executing c may leave in the session.
+func (k *link) suspect(c *content) {
+	k.words.found |= c.found
+	if c.found&touchNamed != 0 {
+		_, names := c.found.settled(c.sql())
+		k.name(names)
+	}
 }
 
 // use is a statement that a batch has named to the server, and the number that it had then.

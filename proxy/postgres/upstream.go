@@ -224,6 +224,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 		if used, v, is := k.deallocate(r, i, body); is {
 			return used, v
 		}
+		if used, v, is := k.execute(r, i, body); is {
+			return used, v
+		}
 		if used, is := k.refuseQuery(r, i, body); is {
 			return used, passOn
 		}
@@ -291,7 +294,7 @@ func (k *link) sync() {
 		return
 	}
 	k.answers.push(answer{kind: synced})
-	k.unsynced, k.skipping = false, false
+	k.unsynced, k.skipping, k.ended = false, false, false
 }
 
 // endCopy notes the end of COPY data, which may be sent before the server has asked for any. Outside COPY it is ignored.
