@@ -208,7 +208,11 @@ func (k *link) settle() {
 	k.stopRecording()
 	var suspicion touch
 	if k.status == pgwire.Idle {
-		if suspicion = k.suspicion(); suspicion != 0 && k.recall(suspicion) {
+		suspicion = k.suspicion()
+		if s.dead {
+			return
+		}
+		if suspicion != 0 && k.recall(suspicion) {
 			suspicion = 0
 		}
 		if suspicion == 0 {
