@@ -145,6 +145,9 @@ func (s *Settings) identifies() string {
 	return s.key
 }
 
+// AppendKey appends what is equal for equal settings.
+func (s *Settings) AppendKey(dst []byte) []byte { return append(dst, s.identifies()...) }
+
 func (s *Settings) list() (all []Setting) {
 	for i := range s.len() {
 		all = append(all, Setting{s.names[i], s.values[i]})

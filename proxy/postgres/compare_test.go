@@ -525,6 +525,15 @@ func TestExtendedQueriesAreAnsweredAsByTheServer(t *testing.T) {
 		"the unnamed one ends with a bad one": {script: []exchange{
 			ready(1, parse("", "SELECT 1"), synchronize), ready(1, parse("", "SELEC 2"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize),
 		}},
+		"the unnamed one outlives a parse that is skipped": {script: []exchange{ // Traps 17, 22
+			ready(1, parse("", "SELECT 1"), synchronize), ready(1, bind("", "unknown"), parse("", "SELECT 2"), parse("", "SELECT 3"), synchronize),
+			ready(1, bind("", ""), execute("", 0), synchronize), ready(2, bind("", "unknown"), closing('S', ""), synchronize, bind("", ""), execute("", 0), synchronize),
+			ready(1, parse("e", "SELECT 1/0"), bind("", "e"), execute("", 0), parse("", "SELECT 2"), synchronize), ready(1, describe('S', ""), synchronize),
+			ready(2, bind("", "unknown"), parse("", "SELECT 4"), synchronize, parse("", "SELECT 5"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize),
+		}},
+		"the unnamed one does not outlive a query behind a parse that is skipped": {script: []exchange{ // Trap 22
+			ready(1, parse("", "SELECT 1"), synchronize), ready(2, bind("", "unknown"), parse("", "SELECT 2"), synchronize, query("SELECT 3")), ready(1, bind("", ""), synchronize),
+		}},
 		"the unnamed one is closed": {script: []exchange{
 			ready(1, parse("", "SELECT 1"), synchronize), ready(1, closing('S', ""), synchronize), ready(1, bind("", ""), execute("", 0), synchronize),
 		}},
@@ -605,7 +614,31 @@ func TestExtendedQueriesAreAnsweredAsByTheServer(t *testing.T) {
 			ready(1, parse("s", "SELECT 1"), parse("t", "SELECT 2"), synchronize), ready(1, query("BEGIN")), ready(1, query("DEALLOCATE s")), ready(1, bind("", "s"), synchronize),
 			ready(1, query("DEALLOCATE t")), ready(1, parse("", "DEALLOCATE t"), synchronize), ready(1, query("ROLLBACK")), ready(1, bind("", "s"), synchronize), ready(1, bind("", "t"), execute("", 0), synchronize),
 		}},
-		"discarding all":                                     {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, query("DISCARD ALL")), ready(1, bind("", "s"), synchronize), ready(1, parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}}, // Trap 26
+		"discarding all": {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, query("DISCARD ALL")), ready(1, bind("", "s"), synchronize), ready(1, parse("s", "SELECT 2"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}}, // Trap 26
+		"executing in SQL what was prepared by the protocol": {script: []exchange{ // Trap 26
+			ready(1, parse("s", "SELECT $1::int + 1 AS n"), parse("Quoted s", "SELECT 2"), parse("none", "SELECT 3"), synchronize),
+			ready(1, query("EXECUTE s(1)")), ready(1, query("/* c */ execute -- it\n S ( 2 ) ;")), ready(1, query("EXECUTE \"Quoted s\"")), ready(1, query("EXECUTE s(3); SELECT 4")),
+			ready(1, query("EXECUTE s")), ready(1, query("EXECUTE s(1, 2)")), ready(1, query("EXECUTE s(0 / (1 - 1))")), ready(1, query("EXECUTE nothing")), ready(1, query("EXECUTE nothing(1)")), ready(1, query("EXECUTE")), ready(1, query("EXECUTE s$(1)")),
+			ready(3, query("EXECUTE s(4)"), query("DEALLOCATE none"), query("EXECUTE none")), ready(2, query("EXECUTE s(5)"), bindTo("s", "6"), execute("", 0), synchronize),
+			ready(1, query("BEGIN")), ready(1, query("EXECUTE s(7)")), ready(1, query("EXECUTE nothing")), ready(1, query("EXECUTE s(8)")), ready(1, query("ROLLBACK")), ready(1, query("EXECUTE s(9)")),
+			ready(1, query("EXECUTE s(/* "+strings.Repeat("long ", 10<<10)+" */ 10)")), ready(1, query("SELECT 1")),
+		}},
+		"deallocating and executing behind a rollback": {script: []exchange{ // Trap 26
+			ready(1, parse("s", "SELECT 1"), parse("t", "SELECT 2"), parse("r", "ROLLBACK"), parse("d", "DEALLOCATE s"), parse("e", "EXECUTE t"), synchronize),
+			ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")),
+			ready(1, bind("", "r"), execute("", 0), bind("", "d"), execute("", 0), bind("", "e"), execute("", 0), synchronize), ready(1, bind("", "s"), synchronize),
+			ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")), ready(1, query("ROLLBACK")), ready(1, bind("", "t"), execute("", 0), synchronize),
+		}},
+		"executing in SQL, extended": {script: []exchange{ // Trap 26
+			ready(1, parse("s", "SELECT $1::int + 1 AS n"), synchronize),
+			ready(1, parse("", "EXECUTE s(1)"), bind("", ""), describe('P', ""), execute("", 0), synchronize), ready(1, parse("", "EXECUTE s(2)"), describe('S', ""), bind("", ""), execute("", 0), synchronize),
+			ready(1, parse("e", "EXECUTE s(3)"), synchronize), ready(1, bind("", "e"), execute("", 0), synchronize), ready(1, bind("", "e"), describe('P', ""), execute("", 0), synchronize),
+			ready(1, parse("t", "SELECT 'new'"), parse("", "EXECUTE t"), bind("", ""), execute("", 0), synchronize),
+			ready(1, closing('S', "s"), synchronize), ready(1, bind("", "e"), execute("", 0), synchronize), ready(1, parse("s", "SELECT 4, $1::int"), bind("", "e"), execute("", 0), synchronize),
+			ready(1, parse("", "EXECUTE nothing"), bind("", ""), execute("", 0), synchronize),
+			ready(2, parse("u", "SELECT 5"), synchronize, parse("", "EXECUTE u"), bind("", ""), execute("", 0), synchronize),
+		}},
+		"executing in SQL what sets":                         {script: []exchange{ready(1, parse("s", "SELECT set_config('application_name', 'executed', false)"), synchronize), ready(1, query("EXECUTE s")), ready(1, query("SELECT 1")), ready(1, query("SHOW application_name"))}},
 		"discarding all, extended":                           {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(1, parse("", "DISCARD ALL"), bind("", ""), execute("", 0), synchronize), ready(1, bind("", "s"), synchronize), ready(1, bind("", ""), synchronize)}},
 		"discarding all, then a batch":                       {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(2, query("DISCARD ALL"), parse("s", "SELECT 2"), bind("", "s"), execute("", 0), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
 		"parsing behind deallocate all":                      {script: []exchange{ready(2, query("DEALLOCATE ALL"), parse("", "SELECT 2"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize)}},

@@ -46,6 +46,9 @@ func randomPipelines(t *testing.T, pg *pgtest.Postgres, seed uint64) {
 			at++
 		})
 		for j := range want {
+			if j > 0 && failedBlock(want[j-1]) && unprepared(want[j], got[j]) {
+				break
+			}
 			withoutNames(want[j])
 			withoutNames(got[j])
 			pgtest.Compare(t, want[j], got[j])
@@ -57,6 +60,22 @@ func randomPipelines(t *testing.T, pg *pgtest.Postgres, seed uint64) {
 			client.Close()
 		}
 	}
+}
+
+// failedBlock reports whether an answer ends in a transaction block that has failed.
+func failedBlock(answer []pgtest.Message) bool {
+	return len(answer) > 0 && answer[len(answer)-1].Body[0] == 'E'
+}
+
+// unprepared reports whether got differs from want because nothing can be prepared in a failed transaction block, not even what the
+// client has prepared before on another server connection: it reads 25P02 where the server had other things to say first.
+func unprepared(want, got []pgtest.Message) bool {
+	for i := range min(len(want), len(got)) {
+		if want[i].String() != got[i].String() {
+			return got[i].Type == 'E' && got[i].Field('C') == "25P02"
+		}
+	}
+	return false
 }
 
 var statementNames = regexp.MustCompile(`prepared statement ".*?"`)
@@ -77,7 +96,7 @@ func randomScript(random *rand.Rand, exchanges int) (script []exchange) {
 		"SELECT 1", "SELECT 'x', 2", "SELECT $1::text", "SELECT 1", "SELEC", "SELECT 1/0", "BEGIN", "COMMIT", "ROLLBACK",
 		"SET LOCAL work_mem = '5MB'", "SHOW application_name",
 	}
-	queries := append(texts, "DEALLOCATE b", "BEGIN; SELECT 1", "SELECT 2; SELECT 3", "", "DEALLOCATE ALL", "DEALLOCATE a", "SET application_name = 'random'", "RESET ALL")
+	queries := append(texts, "DEALLOCATE b", "EXECUTE b", "EXECUTE a", "BEGIN; SELECT 1", "SELECT 2; SELECT 3", "", "DEALLOCATE ALL", "DEALLOCATE a", "SET application_name = 'random'", "RESET ALL")
 	pick := func(list []string) string { return list[random.IntN(len(list))] }
 	for range exchanges {
 		var messages []frontend
@@ -88,27 +107,18 @@ func randomScript(random *rand.Rand, exchanges int) (script []exchange) {
 				readies++
 				continue
 			}
-			parsed := false // the unnamed one, in this batch: where a Parse of it was skipped, weir has none, and a server still the old one
-			name := func() string {
-				if n := pick(names); n != "" || parsed {
-					return n
-				}
-				return "a"
-			}
 			for range random.IntN(5) {
 				switch random.IntN(8) {
 				case 0, 1, 2:
-					n := pick(names)
-					parsed = parsed || n == ""
-					messages = append(messages, parse(n, pick(texts)))
+					messages = append(messages, parse(pick(names), pick(texts)))
 				case 3, 4:
-					b := &pgproto3.Bind{PreparedStatement: name()}
+					b := &pgproto3.Bind{PreparedStatement: pick(names)}
 					if random.IntN(4) == 0 {
 						b.Parameters = [][]byte{[]byte("p")}
 					}
 					messages = append(messages, b, execute("", 0))
 				case 5:
-					messages = append(messages, describe('S', name()))
+					messages = append(messages, describe('S', pick(names)))
 				case 6:
 					messages = append(messages, closing('S', pick(names)))
 				case 7:

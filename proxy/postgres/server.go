@@ -137,6 +137,8 @@ type resource struct {
 	pinned      atomic.Int64 // sessions
 	pins        pins         // by reason
 	texts       texts
+	outcomes    outcomes
+	outdated    atomic.Pointer[[]byte] // how a server says that a statement is outdated; nil: none ever was
 }
 
 // Defaults of what Options leave out.
@@ -175,6 +177,7 @@ func New(o Options) (*Server, error) {
 		namePrefix: "weir_" + strconv.FormatUint(rand.Uint64(), 36) + "_",
 		pending:    make(map[*login]struct{}),
 	}
+	s.statement.Store(outdatedStatement)
 	if s.limits.LoginTimeout == 0 {
 		s.limits.LoginTimeout = defaultLoginPeriod
 	}

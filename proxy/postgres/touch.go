@@ -50,13 +50,14 @@ func (p *pins) add(t touch, n int64) {
 }
 
 // suspicion is what the statements so far may have left in the session, or taken from it, as far as the server has not been
-// asked since. It is called between messages.
+// asked since. It is called between messages, and may end the session.
 func (k *link) suspicion() touch {
-	if k.session.resource.mode == Session { // all is dropped in the end
+	s := k.session
+	if s.resource.mode == Session { // all is dropped in the end
 		return 0
 	}
 	if lasting := k.words.found & touchLasting &^ k.pinned; lasting != 0 {
-		if k.keepFor(k.pinned | lasting); k.session.dead {
+		if k.keepFor(k.pinned | lasting); s.dead {
 			return 0
 		}
 	}

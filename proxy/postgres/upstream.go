@@ -16,6 +16,8 @@ type rewriting struct {
 	chunk []byte
 	from  int // bytes of the chunk before it have been dealt with
 	out   []byte
+
+	record int // from where on it is recorded, if it is
 }
 
 // insert puts b in at the point at.
@@ -80,6 +82,7 @@ func (k *link) up(chunk []byte) (rest []byte) {
 
 // sendUp sends what has been put together of a chunk used up to i.
 func (k *link) sendUp(r *rewriting, i int) {
+	k.recordTo(r, i)
 	if out := r.end(i); len(out) > 0 || len(k.upOut) > 0 {
 		k.write(out)
 	}
@@ -176,6 +179,7 @@ func (k *link) bodyEnds() {
 func (k *link) queryRead() {
 	found, names := k.words.found.settled(bytes.TrimSuffix(k.whole, []byte{0}))
 	k.name(names)
+	k.readSet(found, bytes.TrimSuffix(k.whole, []byte{0}))
 	k.words.found = k.outer | found
 }
 
@@ -228,6 +232,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 		if used, v, is := k.deallocate(r, i, body); is {
 			return used, v
 		}
+		if used, v, is := k.execute(r, i, body); is {
+			return used, v
+		}
 		if used, is := k.refuseQuery(r, i, body); is {
 			return used, passOn
 		}
@@ -246,6 +253,7 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	case pgwire.Execute:
 		k.unsynced = true
 		k.doubtful = k.doubtful || k.copyIn
+		k.step(executed)
 	case pgwire.CopyDone, pgwire.CopyFail:
 		k.endCopy()
 	case pgwire.Flush:
@@ -282,6 +290,8 @@ func (k *link) query(t byte, body int) {
 	if k.skipping {
 		return
 	}
+	k.fresh = false
+	k.plainly.statements++
 	k.doubtful = k.doubtful || k.copyIn || k.unsynced
 	k.answers.push(answer{kind: queried})
 	if t == pgwire.Query {
@@ -297,7 +307,7 @@ func (k *link) sync() {
 		return
 	}
 	k.answers.push(answer{kind: synced})
-	k.unsynced, k.skipping = false, false
+	k.unsynced, k.skipping, k.ended = false, false, false
 }
 
 // endCopy notes the end of COPY data, which may be sent before the server has asked for any. Outside COPY it is ignored.
