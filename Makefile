@@ -20,8 +20,9 @@ bench: ## measure weir beside PostgreSQL and PgBouncer; results go to docs/bench
 	@scripts/setup bench
 	go run ./internal/bench -write docs/benchmarks.md
 
-fuzz: ## fuzz every target in turn, for FUZZ_TIME seconds (600) in all
+fuzz: ## fuzz every target in turn, for FUZZ_TIME seconds (600) in all, and compare random pipelines with PostgreSQL
 	scripts/fuzz $(FUZZ_TIME)
+	WEIR_TEST_SEED=random go test -count=5 -run 'Random|Cancel' ./proxy/postgres
 
 build: ## a static ./weir
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o weir ./cmd/weir

@@ -20,11 +20,19 @@ func TestRandomPipelinesAreAnsweredAsByTheServer(t *testing.T) {
 	pgtest.Each(t, func(t *testing.T, pg *pgtest.Postgres) { randomPipelines(t, pg, seed) })
 }
 
-// seed is that of a test's random choices: any, or WEIR_TEST_SEED.
+// seed is that of a test's random choices: the same each time, so that what passes goes on passing; the number in WEIR_TEST_SEED, to
+// repeat a run; or, where that says random, any. make fuzz looks for new ones.
 func seed(t *testing.T) uint64 {
-	seed := rand.Uint64()
-	if s := os.Getenv("WEIR_TEST_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
+	seed := uint64(1)
+	switch s := os.Getenv("WEIR_TEST_SEED"); s {
+	case "":
+	case "random":
+		seed = rand.Uint64()
+	default:
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatalf("WEIR_TEST_SEED: %v; expected a number, or random", err)
+		}
 	}
 	t.Logf("seed %d", seed)
 	return seed
