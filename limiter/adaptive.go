@@ -28,7 +28,6 @@ type adaptive struct {
 	wasFull  bool    // all slots were taken at some moment
 	calmFor  int     // windows in a row in which the queue did not stand
 	calmOnce bool    // there were calmWindows of them: bases are what they should be
-	lends    float64 // slots that long statements may have beyond their part, as long as short ones do not become slow
 
 	usual      seen // while the queue stood with the limit as it is
 	era        int  // in which work is counted in the same units: bases move with the limit that is tried
@@ -96,7 +95,7 @@ const (
 func newAdaptive(cfg Adaptive, budget int) adaptive {
 	a := adaptive{
 		mode: cfg.Mode, most: float64(budget), least: float64(min(cfg.Min, budget)), limit: float64(budget),
-		lends: float64(budget), pause: firstPause,
+		pause: firstPause,
 	}
 	if !cfg.Enabled {
 		a.mode = Off
@@ -158,23 +157,10 @@ func (a *adaptive) decide(now int64, budget int) int {
 		a.calmFor++
 		a.calmOnce = a.calmOnce || a.calmFor >= calmWindows
 	}
-	if w.samples >= windowSamples/4 {
-		a.lend(slow)
-		if !a.frozen {
-			a.move(now, w, slow, standing, used)
-		}
+	if !a.frozen && w.samples >= windowSamples/4 {
+		a.move(now, w, slow, standing, used)
 	}
 	return a.enforced(budget)
-}
-
-// lend has long statements use fewer of the slots that short ones leave free, when these become slow by it.
-func (a *adaptive) lend(slow float64) {
-	switch {
-	case slow > aimed:
-		a.lends /= 2
-	case slow < fast:
-		a.lends = min(a.lends+1, a.most)
-	}
 }
 
 func (a *adaptive) move(now int64, w seen, slow float64, standing, used bool) {

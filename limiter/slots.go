@@ -367,9 +367,6 @@ func (s *Slots) longSlotsLocked() int {
 	}
 	part := s.longPart()
 	idle := min(s.limit-1, s.limit-int(s.demand.by(s.now)+.5))
-	if s.tellingLocked() == short && s.adaptive.mode == Enforce {
-		idle = min(idle, part+int(s.adaptive.lends))
-	}
 	return max(part, idle)
 }
 
