@@ -90,7 +90,7 @@ const (
 //
 // A request is refused when it enters, not after a wait in vain, wherever that can be foreseen: when it could not finish by
 // its deadline, or would have to wait longer than Queue.Wait. A line in which more arrive than leave for a tenth of a second
-// stands: nobody who joins it then waits longer than standingWait, so that what is served is still wanted.
+// stands: nobody joins it who would have to wait for much longer than standingWait, so that what is served is still wanted.
 //
 // All methods are safe for concurrent use. Time is given by the caller, in monotonic nanoseconds.
 type Slots struct {
