@@ -73,7 +73,8 @@ func (s *Slots) turnsAwayLocked(r *Request, line *line, now int64, woken *chain)
 			return d, true
 		}
 	}
-	if expected > s.queue.Wait || s.waiting >= s.length && !s.makesRoomLocked(r, line, woken) {
+	// Where nobody waits yet one may try: a slot may come free much sooner than on average.
+	if expected > s.queue.Wait && s.levels[r.Level][r.lane].waiting > 0 || s.waiting >= s.length && !s.makesRoomLocked(r, line, woken) {
 		d.Err, d.RetryAfter = ErrQueueFull, s.retryAfter(line, expected)
 		return d, true
 	}

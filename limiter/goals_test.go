@@ -718,3 +718,27 @@ func TestDeadlinesThatAreTold(t *testing.T) {
 		}
 	})
 }
+
+func TestWhereNobodyWaitsOneMayTry(t *testing.T) {
+	s := limiter.NewSlots(1, limiter.Queue{Wait: 20 * time.Millisecond}.WithDefaults(), limiter.Adaptive{}.WithDefaults())
+	flow := limiter.NewFlow(1, 0)
+	enter := func(now int64) (*told, limiter.Verdict) {
+		r := &told{Request: limiter.Request{Flow: flow}}
+		r.Waker = r
+		return r, s.Enter(&r.Request, now)
+	}
+	slow, _ := enter(1)
+	s.Leave(&slow.Request, int64(time.Second), 0) // a second, fifty times as long as anyone may wait
+	holder, _ := enter(int64(time.Second))
+	first, v := enter(int64(time.Second))
+	if v != limiter.Waiting {
+		t.Fatalf("the first one gets verdict %v, %v; want to wait", v, first.Denial().Err)
+	}
+	if second, v := enter(int64(time.Second)); v != limiter.Denied || !errors.Is(second.Denial().Err, limiter.ErrQueueFull) {
+		t.Errorf("the second one gets verdict %v, %v; want that the queue is full", v, second.Denial().Err)
+	}
+	s.Leave(&holder.Request, int64(time.Second)+1, 0)
+	if !s.Running(&first.Request) {
+		t.Error("the first one has no slot")
+	}
+}
