@@ -219,6 +219,11 @@ func (k *link) uncertain(t byte, name []byte, c *content) bool {
 	case len(name) == 0 && t == pgwire.Parse: // whatever there was, it is replaced
 		return false
 	}
+	if t == pgwire.Parse { // a name that is taken is refused by a server that knows its statement
+		if taken := k.session.statements.find(name); taken != nil && k.answers.parsing(taken) {
+			return true
+		}
+	}
 	return k.answers.ahead(name) || c != nil && t != pgwire.Close && k.answers.parsing(c)
 }
 
