@@ -283,6 +283,15 @@ func TestATakenNameIsRefusedWhereItsStatementWasSkipped(t *testing.T) {
 	if types := pgtest.Types(got); types != "EZEZ" || got[2].Field('C') != "42P05" {
 		t.Errorf("answered %v, want EZEZ", got)
 	}
+	others.takeOver()
+	ask(c, parse("t", "SELECT 'second'"))
+	others.takeOver()
+	c.Send(
+		describe('P', "unknown"), parse("", "SELECT 'second'"), synchronize,
+		parse("", "SELECT 'second'"), parse("t", "SELECT 'another'"), synchronize)
+	if got = c.UntilReady(2); pgtest.Types(got) != "EZ1EZ" {
+		t.Errorf("answered %v, want EZ1EZ", got)
+	}
 	for i := range 3 {
 		other := w.client()
 		if got := ask(other, parse("t", text), bind("", "t"), execute("", 0)); got != "mine" {
