@@ -144,7 +144,8 @@ func (q *answers) ahead(name []byte) bool {
 	return false
 }
 
-// parsing reports whether a Parse of c in an earlier batch has yet to be answered, so that it may be skipped.
+// parsing reports whether a Parse of c in an earlier batch has yet to be answered, so that it may be skipped, and c may not be known
+// to the server. A later one of the unnamed statement does not change that.
 func (q *answers) parsing(c *content) bool {
 	if q.parses == 0 {
 		return false
@@ -154,7 +155,7 @@ func (q *answers) parsing(c *content) bool {
 		switch a := &q.list[i]; {
 		case a.kind == synced:
 			behindSync = true
-		case a.kind == parsed && a.content == c:
+		case a.kind == parsed && a.content == c && (behindSync || a.number != 0):
 			return behindSync
 		}
 	}

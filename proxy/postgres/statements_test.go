@@ -317,3 +317,39 @@ func TestKnownStatementsAreAnsweredAtTheirPlace(t *testing.T) {
 		t.Errorf("the server has %s statements", got)
 	}
 }
+
+// Traps 17, 21, 22: what was to be prepared behind an error is not, and a name that is taken is refused all the same: nobody's
+// statement becomes another's.
+func TestATakenNameIsRefusedWhereItsStatementWasSkipped(t *testing.T) {
+	pgtest.Shared(t)
+	w := start(t, settings{servers: 2})
+	c, others := w.client(), occupy(t, w)
+	const text = "SELECT 'mine'"
+	ask(c, parse("s", text))
+	others.takeOver()
+	c.Send(
+		describe('P', "unknown"), describe('S', "s"), synchronize,
+		parse("s", "SELECT 'another'"), synchronize)
+	got := c.UntilReady(2)
+	if types := pgtest.Types(got); types != "EZEZ" || got[2].Field('C') != "42P05" {
+		t.Errorf("answered %v, want EZEZ", got)
+	}
+	others.takeOver()
+	ask(c, parse("t", "SELECT 'second'"))
+	others.takeOver()
+	c.Send(
+		describe('P', "unknown"), parse("", "SELECT 'second'"), synchronize,
+		parse("", "SELECT 'second'"), parse("t", "SELECT 'another'"), synchronize)
+	if got = c.UntilReady(2); pgtest.Types(got) != "EZ1EZ" {
+		t.Errorf("answered %v, want EZ1EZ", got)
+	}
+	for i := range 3 {
+		other := w.client()
+		if got := ask(other, parse("t", text), bind("", "t"), execute("", 0)); got != "mine" {
+			t.Errorf("another client prepares %s and reads %q, %d", text, got, i)
+		}
+		if got := ask(c, bind("", "s"), execute("", 0)); got != "mine" {
+			t.Errorf("it reads %q", got)
+		}
+	}
+}
