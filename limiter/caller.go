@@ -213,9 +213,9 @@ func newCaller(key string, r CallerRule, bucket func(string, Rate) Bucket) *Call
 	highest, _ := r.highest()
 	c := &Caller{Name: r.Name, Level: usual, Highest: highest, Rule: key, Mode: r.Mode}
 	switch r.Mode {
-	case Shadow: // what its place in the queue would be cannot be tried without taking it
+	case Shadow: // what its priority and weight would bring cannot be tried without giving it them
 		c.Level, c.Highest = LevelNormal, LevelNormal
-		c.Flow = NewFlow(1, 0)
+		c.Flow = NewShadowFlow(r.Connections)
 	default:
 		c.Flow = NewFlow(r.Weight, r.Connections)
 	}

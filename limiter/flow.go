@@ -18,6 +18,7 @@ const (
 type Flow struct {
 	weight float64
 	most   int // slots at once; 0: no limit of its own
+	would  int // the same, in shadow mode
 
 	running int
 	hold    [lanes]average      // how long its requests hold a slot
@@ -25,6 +26,10 @@ type Flow struct {
 	lines   [levelCount][lanes]line
 	places  [levelCount][lanes]int // in the heaps of flows that wait, from 1; 0: not there
 }
+
+// NewShadowFlow makes a flow without a weight or a limit of its own. It is noted where it would have had to wait because of a limit of
+// that many slots at once; 0: none.
+func NewShadowFlow(most int) *Flow { return &Flow{weight: 1, would: most} }
 
 // NewFlow makes a flow of that weight, 1 or more, that may have at most so many slots at once; 0: any number.
 func NewFlow(weight, most int) *Flow { return &Flow{weight: float64(max(weight, 1)), most: most} }

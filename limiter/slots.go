@@ -11,6 +11,7 @@ var (
 	ErrQueueFull    = errors.New("too many clients are waiting")
 	ErrQueueTimeout = errors.New("waited too long for a slot")
 	ErrDeadline     = errors.New("could not finish before its deadline")
+	ErrConnections  = errors.New("as many of the caller's transactions are running as may") // in shadow mode; else they wait
 	ErrShed         = errors.New("the database is at capacity")
 )
 
@@ -169,6 +170,9 @@ func (s *Slots) enterLocked(r *Request, now int64, woken *chain) Verdict {
 	if s.closed != nil {
 		r.denial.Err = s.closed
 		return Denied
+	}
+	if f := r.Flow; f.would > 0 && f.running >= f.would {
+		r.denial = Denial{Err: ErrConnections, Ahead: f.running, Shadow: true}
 	}
 	if s.mayRunLocked(r.lane, r.Flow) { // so nobody who might waits
 		if d, late := s.lateLocked(r, now, 0); late && s.refusesLocked(r, d) {

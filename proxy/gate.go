@@ -333,6 +333,10 @@ var denials = []struct {
 
 // deny makes the Refusal of a Denial.
 func (g *Gate) deny(t *Ticket, d limiter.Denial, waited time.Duration, mode limiter.Mode) error {
+	if d.Err == limiter.ErrConnections {
+		r := &Refusal{Reason: QueueFull, Rule: t.caller.Rule + ".connections", Observed: fmt.Sprintf("%d running", d.Ahead), Limit: fmt.Sprint(d.Ahead)}
+		return g.refuse(t.caller, r, mode)
+	}
 	for _, row := range denials {
 		if d.Err == row.err {
 			r := &Refusal{

@@ -220,6 +220,21 @@ func TestACallerHasNoMoreConnectionsThanItsOwn(t *testing.T) {
 	}
 }
 
+// A rule in shadow mode counts what its connections would make wait, and lets it pass.
+func TestACallersConnectionsInShadowModeHoldNobodyUp(t *testing.T) {
+	pgtest.Shared(t)
+	w := start(t, settings{servers: 3, callers: callers(
+		limiter.CallerRule{Name: "reports", Match: limiter.Match{ApplicationName: "report-*"}, Connections: 1, Mode: limiter.Shadow},
+	)})
+	for range 3 {
+		w.client("application_name=report-1").Query("BEGIN; SELECT 1")
+	}
+	refused := w.Stats().Resources[0].Refused
+	if len(refused) != 1 || refused[0] != (proxy.RefusalStats{Caller: "reports", Reason: "queue_full", Mode: "shadow", Count: 2}) {
+		t.Errorf("counted %+v", refused)
+	}
+}
+
 // In shadow mode the queue decides, counts and remembers, and lets everyone wait as long as it takes.
 func TestAQueueInShadowModeRefusesNobody(t *testing.T) {
 	pgtest.Shared(t)
