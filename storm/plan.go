@@ -369,7 +369,7 @@ func (p *prepared) checkSums() error {
 	if p.Warmup < 0 || p.Warmup > 0 && p.Warmup >= p.lasting {
 		return mistake("warmup", "%s leaves nothing of a storm of %s", p.Warmup, p.lasting)
 	}
-	if points := (p.lasting + MaxDeadline) / p.Resolution; p.lasting/p.Resolution > MaxPoints {
+	if points := p.lasting / p.Resolution; points > MaxPoints {
 		return mistake("resolution", "%s makes a series of %d points; expected at most %d", p.Resolution, points, MaxPoints)
 	}
 	peak, burst := 0.0, 0

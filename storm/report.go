@@ -49,7 +49,10 @@ func Compare(ctx context.Context, plan Plan, targets []Target, observe func(targ
 			if ctx.Err() != nil && i > 0 {
 				return report, nil
 			}
-			return nil, fmt.Errorf("target %s: %w", target.Name, err)
+			if len(targets) > 1 {
+				err = fmt.Errorf("target %s: %w", target.Name, err)
+			}
+			return nil, err
 		}
 		report.Results = append(report.Results, result)
 		plan.RowsPerMillisecond = result.Setup.RowsPerMillisecond

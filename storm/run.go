@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +22,7 @@ import (
 const (
 	loginPatience = 10 * time.Second // of one login
 	openers       = 8                // logins at the same time
+	farewell      = time.Second      // to say goodbye, which nobody should have to wait for
 )
 
 // Progress is how a storm goes, for whoever watches. Rates are of the time since the last report.
@@ -123,8 +126,9 @@ func (r *run) drop(c *conn) {
 	_ = c.socket.Close()
 }
 
-// leave closes a connection as the protocol wants it.
+// leave closes a connection as the protocol wants it. The deadline of whoever used it last may be over.
 func (r *run) leave(c *conn) {
+	_ = c.SetDeadline(time.Now().Add(farewell))
 	_, _ = c.Write(terminate) // a server that is gone needs none
 	r.drop(c)
 }
@@ -165,7 +169,7 @@ func (r *run) firstLogin(cr *crew, find bool) (*conn, error) {
 	if !find {
 		return r.connect(cr.login, time.Now().Add(loginPatience))
 	}
-	var errs []error
+	var failures []string
 	for _, way := range routes(r.plan.dsn) {
 		r.dialer.route = way
 		c, err := r.connect(cr.login, time.Now().Add(loginPatience))
@@ -176,12 +180,14 @@ func (r *run) firstLogin(cr *crew, find bool) (*conn, error) {
 			}
 			return c, nil
 		}
-		errs = append(errs, err)
+		if !slices.Contains(failures, err.Error()) { // in clear it is often the same as with TLS
+			failures = append(failures, err.Error())
+		}
 		if said, ok := errors.AsType[*pgwire.Error](err); ok && !isRefusal(said) {
 			break // a server that was reached has the last word
 		}
 	}
-	return nil, errors.Join(errs...)
+	return nil, errors.New(strings.Join(failures, "; "))
 }
 
 func (r *run) prepareWork(cr *crew, c *conn) (err error) {

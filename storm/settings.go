@@ -69,7 +69,7 @@ func (c *Caller) Set(key, text string) error { return set(callerSettings, c, key
 func set[T any](settings []setting[T], into *T, key, text string) error {
 	i := slices.IndexFunc(settings, func(s setting[T]) bool { return s.key == key })
 	if i < 0 {
-		return mistake(key, "is not known; expected one of %s", keys(settings))
+		return mistake(key, "is not known; expected one of %s", strings.Join(keys(settings), ", "))
 	}
 	if strings.ContainsRune(text, 0) {
 		return mistake(key, "holds a zero byte")
@@ -83,13 +83,13 @@ func set[T any](settings []setting[T], into *T, key, text string) error {
 	return nil
 }
 
-func keys[T any](settings []setting[T]) string {
+func keys[T any](settings []setting[T]) []string {
 	var all []string
 	for _, s := range settings {
 		all = append(all, s.key)
 	}
 	slices.Sort(all)
-	return strings.Join(all, ", ")
+	return all
 }
 
 // ParseCaller reads key=value pairs with commas between them. A value with a comma in it is written in double quotes.
@@ -150,6 +150,9 @@ func cutValue(text string) (value, rest string, err error) {
 }
 
 func setSQL(f *Function, text string) error {
+	if f.SQL != "" {
+		return errors.New("is SQL beside other SQL; expected sql or sql_file")
+	}
 	if len(text) > MaxSQL {
 		return fmt.Errorf("has %d bytes; expected at most %d", len(text), MaxSQL)
 	}

@@ -111,7 +111,7 @@ func (c demoCmd) plan() storm.Plan {
 	return storm.Plan{
 		Load: storm.Together(c.Functions),
 		Function: storm.Function{
-			SQL: demoOrder, Transactions: 5, Pause: 20 * time.Millisecond, // of work that needs no database
+			SQL: demoOrder, Transactions: 5, Pause: 50 * time.Millisecond, // of work that needs no database
 			Deadline: 20 * time.Second,
 		},
 		MaxConnections: c.Functions,
