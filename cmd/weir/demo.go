@@ -2,17 +2,16 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/internal/pgserver"
+	"github.com/weirproxy/weir/storm"
 )
 
 type demoCmd struct {
@@ -95,9 +95,7 @@ func (c demoCmd) Run(ctx context.Context, term terminal) (err error) {
 	defer proxy.stop()
 
 	stage := &demoStage{server: server, proxy: proxy, terminal: term}
-	err = stage.play(ctx, storm{
-		functions: c.Functions, transactions: 5, pause: 20 * time.Millisecond, patience: 20 * time.Second,
-	})
+	err = stage.play(ctx, c.plan())
 	if err == nil {
 		err = stage.farewell(ctx, c.Stay)
 	}
@@ -107,6 +105,23 @@ func (c demoCmd) Run(ctx context.Context, term terminal) (err error) {
 	}
 	return err
 }
+
+// plan is a storm of functions that start at the same moment.
+func (c demoCmd) plan() storm.Plan {
+	return storm.Plan{
+		Load: storm.Together(c.Functions),
+		Function: storm.Function{
+			SQL: demoOrder, Transactions: 5, Pause: 50 * time.Millisecond, // of work that needs no database
+			Deadline: 20 * time.Second,
+		},
+		MaxConnections: c.Functions,
+	}
+}
+
+// demoOrder is one transaction of a shop.
+const demoOrder = `
+	INSERT INTO orders (customer, cents) VALUES (random(1, 1000), random(100, 9999));
+	UPDATE orders SET paid = true WHERE id = (SELECT lastval())`
 
 func explainMissing(err error) error {
 	return fmt.Errorf(`%w
@@ -161,10 +176,10 @@ type demoStage struct {
 }
 
 // play shows who is there, the storm, a refusal and what weir counted.
-func (d *demoStage) play(ctx context.Context, s storm) error {
+func (d *demoStage) play(ctx context.Context, plan storm.Plan) error {
 	err := d.server.Exec(ctx, `CREATE TABLE orders (
 		id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer int, cents int, paid bool NOT NULL DEFAULT false);
-		GRANT ALL ON orders TO PUBLIC`)
+		GRANT ALL ON orders, orders_id_seq TO PUBLIC`)
 	if err != nil {
 		return err
 	}
@@ -174,7 +189,7 @@ func (d *demoStage) play(ctx context.Context, s storm) error {
 	d.say("  admin           http://%s/metrics, /healthz, /readyz", d.proxy.adminAddr())
 	d.say("")
 	for _, scene := range []func(context.Context) error{
-		func(ctx context.Context) error { return d.compare(ctx, s) },
+		func(ctx context.Context) error { return d.compare(ctx, plan) },
 		d.showRefusal,
 		d.showMetrics,
 	} {
@@ -186,11 +201,11 @@ func (d *demoStage) play(ctx context.Context, s storm) error {
 }
 
 // compare runs the storm twice and tells both stories side by side.
-func (d *demoStage) compare(ctx context.Context, s storm) error {
-	d.say("%d functions start at once. Each connects, runs %d transactions and is gone.", s.functions, s.transactions)
+func (d *demoStage) compare(ctx context.Context, plan storm.Plan) error {
+	d.say("%d functions start at once. Each connects, runs %d transactions and is gone.", plan.MaxConnections, plan.Transactions)
 	d.say("")
 	rows := [][]string{{"", "finished", "failed", "server connections", "at once", "login p50", "p99", "transaction p50", "p99"}}
-	complaints := map[string]map[string]int{}
+	complaints := map[string][]string{}
 	for _, way := range []struct{ name, dsn, user string }{
 		{"straight", d.server.DSNFor(demoFunctions), demoFunctions.Name},
 		{"through weir", d.proxy.dsn("orders"), demoProxy.Name},
@@ -199,36 +214,56 @@ func (d *demoStage) compare(ctx context.Context, s storm) error {
 		if err != nil {
 			return err
 		}
-		result := s.run(ctx, way.dsn)
+		plan.DSN = way.dsn
+		result, failed := storm.Run(ctx, plan, nil)
 		seen, err := watch.stop()
 		if err != nil {
 			return err
 		}
-		if err := ctx.Err(); err != nil {
+		if err := cmp.Or(ctx.Err(), failed); err != nil {
 			return err
 		}
-		complaints[way.name] = result.refused
+		complaints[way.name] = told(way.name, result)
+		var logins storm.Quantiles
+		if result.Login != nil {
+			logins = *result.Login
+		}
 		rows = append(rows, []string{
 			way.name,
-			fmt.Sprint(result.finished),
-			fmt.Sprint(s.functions - result.finished),
+			fmt.Sprint(result.Good),
+			fmt.Sprint(result.Offered - result.Good),
 			fmt.Sprint(seen.opened),
 			fmt.Sprint(seen.atOnce),
-			milliseconds(percentile(result.logins, 50)),
-			milliseconds(percentile(result.logins, 99)),
-			milliseconds(percentile(result.transactions, 50)),
-			milliseconds(percentile(result.transactions, 99)),
+			milliseconds(logins.P50),
+			milliseconds(logins.P99),
+			milliseconds(result.Transaction.P50),
+			milliseconds(result.Transaction.P99),
 		})
 	}
 	d.table(rows)
 	d.say("")
 	for _, name := range []string{"straight", "through weir"} {
-		for _, text := range slices.Sorted(maps.Keys(complaints[name])) {
-			d.say("  %d that went %s were told: %s", complaints[name][text], name, text)
+		for _, text := range complaints[name] {
+			d.say("  %s", text)
 		}
 	}
 	d.say("")
 	return nil
+}
+
+// told is what became of the functions that did not finish.
+func told(way string, result *storm.Result) []string {
+	var lines []string
+	for _, r := range result.Refusals {
+		lines = append(lines, fmt.Sprintf("%d that went %s were told: %s (SQLSTATE %s)", r.Count, way, r.Message, r.SQLSTATE))
+	}
+	for _, e := range result.Errors {
+		lines = append(lines, fmt.Sprintf("%d that went %s were told: %s", e.Count, way, strings.TrimSpace(e.Message+" "+e.SQLSTATE)))
+	}
+	if result.TimedOut > 0 {
+		lines = append(lines, fmt.Sprintf("%d that went %s had no answer in time", result.TimedOut, way))
+	}
+	return lines
 }
 
 // showRefusal asks more often than the rate allows, until weir says no.
@@ -386,8 +421,7 @@ func (t terminal) table(rows [][]string) {
 }
 
 // milliseconds with as many digits as matter.
-func milliseconds(d time.Duration) string {
-	ms := d.Seconds() * 1000
+func milliseconds(ms float64) string {
 	if ms < 10 {
 		return fmt.Sprintf("%.1f ms", ms)
 	}

@@ -23,6 +23,7 @@ const (
 type cli struct {
 	Serve       serveCmd       `cmd:"" help:"Run the proxy."`
 	Check       checkCmd       `cmd:"" help:"Say what is wrong with a configuration, all of it at once."`
+	Storm       stormCmd       `cmd:"" help:"Let a storm of functions loose on a database or a pooler, and measure what becomes of them."`
 	Demo        demoCmd        `cmd:"" help:"Show weir at work with a throwaway PostgreSQL; nothing to configure."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running weir whether it is alive; made for containers."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`

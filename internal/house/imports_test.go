@@ -36,6 +36,8 @@ var allowed = map[string][]string{
 
 	"cmd/weir": {anything},
 
+	"storm": {"pgwire"}, // measures us and others from outside
+
 	// Help for tests, benchmarks and the demo.
 	"internal/bench":        {},
 	"internal/certs":        {},

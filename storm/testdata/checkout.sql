@@ -1,0 +1,2 @@
+SELECT random(1, 5);
+SELECT 2;
