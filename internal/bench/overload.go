@@ -135,10 +135,10 @@ func (b *bench) newStage(ctx context.Context) (*stage, error) {
 	if err := st.makeRoles(ctx); err != nil {
 		return nil, err
 	}
-	if st.rows, err = storm.Calibrate(ctx, b.lab.postgres.dsn()); err != nil {
+	if st.rows, err = st.measureWork(ctx); err != nil {
 		return nil, err
 	}
-	st.sql = fmt.Sprintf("SELECT count(i) FROM (SELECT generate_series(1, random(%.0f, %.0f)) AS i) AS work", leastWork*st.rows, mostWork*st.rows)
+	st.sql = workSQL(fmt.Sprintf("random(%.0f, %.0f)", leastWork*st.rows, mostWork*st.rows))
 	if st.capacity, err = st.measureCapacity(ctx); err != nil {
 		return nil, err
 	}
@@ -175,11 +175,53 @@ func (st *stage) tell(ctx context.Context, sql string) error {
 	return c.query(message('Q', []byte(sql+"\x00")))
 }
 
+// measureWork counts how many rows make a millisecond of PostgreSQL's processor time, by the scheduler's account, so that it
+// does not matter who else is busy.
+func (st *stage) measureWork(ctx context.Context) (rowsPerMillisecond float64, err error) {
+	const rows, queries = 30_000, 100
+	c, err := dial(ctx, st.lab.postgres.target())
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	if err := c.query(workQuery(rows)); err != nil { // the first one takes longer
+		return 0, err
+	}
+	before := st.postgresUsed()
+	for range queries {
+		if err := errors.Join(ctx.Err(), c.query(workQuery(rows))); err != nil {
+			return 0, err
+		}
+	}
+	used := st.postgresUsed() - before
+	if used <= 0 {
+		return 0, errors.New("PostgreSQL has used no processor time, says the scheduler")
+	}
+	return rows * queries / (float64(used) / float64(time.Millisecond)), nil
+}
+
+// postgresUsed is the processor time of PostgreSQL's processes that live.
+func (st *stage) postgresUsed() (total time.Duration) {
+	for _, pid := range childrenOf(st.lab.postgres.proc.pid) {
+		if used, err := cpuTime(pid); err == nil { // it may have ended
+			total += used
+		}
+	}
+	return total
+}
+
+func workSQL(rows string) string {
+	return "SELECT count(i) FROM (SELECT generate_series(1, " + rows + ") AS i) AS work"
+}
+
+func workQuery(rows float64) []byte {
+	return message('Q', []byte(workSQL(fmt.Sprintf("%.0f", rows))+"\x00"))
+}
+
 // measureCapacity has a few clients ask one query after another. More of them would only make PostgreSQL switch between them.
 func (st *stage) measureCapacity(ctx context.Context) (perSecond float64, err error) {
 	const clients = 4
-	length := st.span(4, 2)
-	ctx, cancel := context.WithTimeout(ctx, length)
+	ctx, cancel := context.WithTimeout(ctx, st.span(4, 2))
 	defer cancel()
 	var done atomic.Int64
 	var failed atomic.Pointer[error]
@@ -187,7 +229,7 @@ func (st *stage) measureCapacity(ctx context.Context) (perSecond float64, err er
 	start := time.Now()
 	for i := range clients {
 		running.Go(func() {
-			if err := st.closedLoop(ctx, uint64(i), &done); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			if err := st.closedLoop(ctx, uint64(i), &done); err != nil {
 				failed.Store(&err)
 			}
 		})
@@ -207,9 +249,8 @@ func (st *stage) closedLoop(ctx context.Context, seed uint64, done *atomic.Int64
 	defer c.Close()
 	random := rand.New(rand.NewPCG(seed, 0))
 	for ; ctx.Err() == nil; done.Add(1) {
-		rows := (leastWork + (mostWork-leastWork)*random.Float64()) * st.rows
-		text := fmt.Sprintf("SELECT count(i) FROM (SELECT generate_series(1, %.0f) AS i) AS work\x00", rows)
-		if err := c.query(message('Q', []byte(text))); err != nil {
+		work := leastWork + (mostWork-leastWork)*random.Float64()
+		if err := c.query(workQuery(work * st.rows)); err != nil {
 			return err
 		}
 	}
