@@ -186,8 +186,11 @@ func (s *Slots) enterLocked(r *Request, now int64, woken *chain) Verdict {
 	return Waiting
 }
 
-// refusesLocked notes a denial and reports whether it holds: in shadow mode it does not.
+// refusesLocked notes a denial and reports whether it holds: in shadow mode it does not. A queue that is off denies nothing.
 func (s *Slots) refusesLocked(r *Request, d Denial) bool {
+	if s.queue.Mode == Off {
+		return false
+	}
 	r.denial = d
 	r.denial.Shadow = s.queue.Mode == Shadow
 	return s.queue.Mode == Enforce
