@@ -84,23 +84,23 @@ func childrenOf(pid int) (ids []int) {
 	return ids
 }
 
-// halve takes half their processor time from the child processes of pid until done is closed: they are stopped for
-// every second slice of time. PostgreSQL's first process is left alone, for it is who stops the others at the end.
+// halve takes half their processor time from the child processes of pid until done is closed: they are stopped for as long
+// as they have just run, a few milliseconds each time. PostgreSQL's first process is left alone, for it is who stops the
+// others at the end.
 func halve(pid int, done <-chan struct{}) {
-	const slice, untilLook = 5 * time.Millisecond, 100
+	const slice, untilLook = 5 * time.Millisecond, 10
 	runtime.LockOSThread()
 	var victims []int
 	defer func() { signalAll(victims, syscall.SIGCONT) }()
-	next := time.Now()
 	for i := 0; ; i++ {
-		if i%untilLook == 0 {
+		if i%untilLook == 0 { // there may be new ones
 			victims = childrenOf(pid)
 		}
-		for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT} {
-			signalAll(victims, sig)
-			next = next.Add(slice)
-			nap(time.Until(next))
-		}
+		running := time.Now()
+		signalAll(victims, syscall.SIGCONT) // the first of them may take the processor before the last is told
+		nap(slice)
+		signalAll(victims, syscall.SIGSTOP)
+		nap(time.Since(running)) // more than a slice, when this process did not get its turn
 		select {
 		case <-done:
 			return

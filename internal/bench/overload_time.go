@@ -116,12 +116,13 @@ func (st *stage) half(ctx context.Context) error {
 	}
 
 	f := readHalf(o.Result, limit, before, before+halved, whole)
-	st.results.goal("half the processor for 30 s: the limit follows within", atMost, 3, f.limitDown, "%.1f s",
-		fmt.Sprintf("from %.0f to %.0f; goodput steady after %s", f.limitBefore, f.limitDuring, seconds(f.goodDown)))
+	st.results.goal(fmt.Sprintf("half the processor for %v: the limit follows within", halved), atMost, 3, f.limitDown, "%.1f s",
+		fmt.Sprintf("from %.0f to %.0f; goodput %.0f/s of %.0f/s, steady after %s",
+			f.limitBefore, f.limitDuring, f.goodDuring, st.capacity/2, seconds(f.goodDown)))
 	st.results.goal("and back within", atMost, 15, f.limitUp, "%.1f s", "goodput as before after "+seconds(f.goodUp))
 	t := section{
 		title: "The database loses half its processor",
-		note: fmt.Sprintf("0.7× all the time; from %v to %v all of PostgreSQL's processes but the first are stopped for 5 of every 10 ms. "+
+		note: fmt.Sprintf("0.7× all the time; from %v to %v all of PostgreSQL's processes but the first are stopped for as long as they have just run, 5 ms each time. "+
 			"The limit has followed when it has gone %.0f %% of the way to where it stays.", before, before+halved, 100*mostOfTheWay),
 		charts: []chart{
 			{"overload-half-limit.svg", storm.Picture{
