@@ -1,7 +1,9 @@
 package storm
 
 import (
+	"cmp"
 	_ "embed"
+	"fmt"
 	"html/template"
 	"io"
 	"math"
@@ -21,6 +23,7 @@ type Picture struct {
 type Curve struct {
 	Name   string
 	Values []float64 // NaN leaves a gap
+	Colour int       // 1 to 6, for who is in several pictures; 0: by its place
 }
 
 //go:embed picture.svg
@@ -78,7 +81,8 @@ func (p Picture) chart() chart {
 	}
 	var curves []curve
 	for i, c := range p.Curves {
-		curves = append(curves, curve{name: c.Name, class: "t" + string(rune('0'+i%6)), values: means(c.Values, every)})
+		colour := (cmp.Or(c.Colour, i+1) - 1) % 6
+		curves = append(curves, curve{name: c.Name, class: fmt.Sprintf("t%d", colour), values: means(c.Values, every)})
 	}
 	c := timeChart(p.Title, p.Note, seconds*float64(every), false, curves)
 	if len(p.Labels) > 0 {
@@ -87,6 +91,9 @@ func (p Picture) chart() chart {
 		for i, label := range p.Labels {
 			c.XTicks = append(c.XTicks, chartTick{label, x.at(float64(i) + 0.5)})
 		}
+	}
+	for i := range c.XTicks { // the last one must not run off the paper
+		c.XTicks[i].At = min(c.XTicks[i].At, chartWidth-2.5*letter)
 	}
 	return c
 }

@@ -34,6 +34,9 @@ const (
 	told      = "weir, told the deadline"
 )
 
+// colours are those of the sides in all pictures.
+var colours = map[string]int{weir: 1, pgbouncer: 2, told: 3, impatient: 4, direct: 6}
+
 // scenarios are what overload measures, in this order.
 var scenarios = []struct {
 	name string

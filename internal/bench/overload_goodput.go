@@ -219,7 +219,7 @@ func (g *grid) picture() storm.Picture {
 		if g.cells[name] == nil {
 			continue
 		}
-		c := storm.Curve{Name: name}
+		c := storm.Curve{Name: name, Colour: colours[name]}
 		for _, factor := range factors {
 			c.Values = append(c.Values, g.share(name, factor))
 		}

@@ -141,11 +141,11 @@ func (g gauge) steps(step, length time.Duration) []float64 {
 	return out
 }
 
-// rates are the values of a series per second, for a chart.
-func (c counts) rates(length time.Duration) []float64 {
+// rates are the values of a series per second at even distances, multiples of the step, for a chart.
+func (c counts) rates(distance, length time.Duration) []float64 {
 	var out []float64
-	for at := time.Duration(0); at < length; at += c.step {
-		out = append(out, c.perSecond(at, at+c.step))
+	for at := time.Duration(0); at < length; at += distance {
+		out = append(out, c.perSecond(at, at+distance))
 	}
 	return out
 }

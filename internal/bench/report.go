@@ -75,9 +75,12 @@ const (
 	atLeast relation = "≥ "
 )
 
-// goal records a target like the two above; a figure that was not measured is one that was not met.
+// goal records a target like the two above; a figure that there is not, NaN, does not meet it.
 func (r *results) goal(what string, rel relation, limit, got float64, format, beside string) {
 	v := verdict{what: what, want: string(rel) + fmt.Sprintf(format, limit), got: "not measured", noise: beside}
+	if strings.HasSuffix(format, " s") {
+		v.got = "never"
+	}
 	if !math.IsNaN(got) {
 		v.got = fmt.Sprintf(format, got)
 		v.met = rel == atMost && got <= limit || rel == atLeast && got >= limit
