@@ -85,8 +85,13 @@ func run() (err error) {
 			return fmt.Errorf("-only %s: the parts are %s", name, strings.Join(names, ", "))
 		}
 	}
-	if slices.Contains(wanted, overloadPart) && len(wanted) > 1 {
-		return fmt.Errorf("-only %s: overload is measured alone, for it confines this program to one processor", o.only)
+	if slices.Contains(wanted, overloadPart) {
+		if len(wanted) > 1 {
+			return fmt.Errorf("-only %s: overload is measured alone, for it confines this program to one processor", o.only)
+		}
+		if err := overloadCan(o.scenarios); err != nil {
+			return err
+		}
 	}
 	if flag.NArg() > 0 {
 		return fmt.Errorf("argument %q is not known", flag.Arg(0))

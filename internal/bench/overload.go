@@ -75,6 +75,15 @@ func wantedScenarios(text string) ([]string, error) {
 	return wanted, nil
 }
 
+// overloadCan says what keeps overload from being measured at all.
+func overloadCan(scenarios string) error {
+	if _, err := wantedScenarios(scenarios); err != nil {
+		return err
+	}
+	_, _, err := twoProcessors()
+	return err
+}
+
 // stage is where storms take place: PostgreSQL on one processor, everybody else on another.
 type stage struct {
 	*bench
