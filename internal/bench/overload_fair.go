@@ -129,7 +129,7 @@ func (st *stage) priorities(ctx context.Context) error {
 		t.rows = append(t.rows, row)
 		if c.name == weir {
 			first := o.Callers[0]
-			st.results.goal("four priorities at 3×: critical keeps", atLeast, 99.9, 100*first.GoodShare, "%.2f %%", fmt.Sprintf("%d of %d", first.Good, first.Offered))
+			st.results.goal("four priorities at 3×: critical keeps", atLeast, 99.9, 100*first.GoodShare, "%.2f %%", fmt.Sprintf("%d of %d; %d refused, %d too late", first.Good, first.Offered, first.Refused, first.TimedOut))
 		}
 	}
 	st.results.section(t)

@@ -113,6 +113,9 @@ func readReports(callers []storm.CallerResult, limit gauge, length time.Duration
 		p50: callers[1].Latency.P50, p99: callers[1].Latency.P99,
 		limitLowest: limit.lowest(0, length), limitUsual: limit.middle(0, length),
 	}
+	if callers[1].Latency.Count == 0 {
+		f.p50, f.p99 = math.NaN(), math.NaN()
+	}
 	if len(callers) > 2 {
 		f.goodReports = 100 * callers[2].GoodShare
 	}

@@ -277,3 +277,15 @@ func at(seconds float64) time.Duration {
 }
 
 func same(a, b float64) bool { return math.Abs(a-b) < 1e-9 || math.IsNaN(a) && math.IsNaN(b) }
+
+func TestReportsOfWhatWasNeverGoodHaveNoLatency(t *testing.T) {
+	callers := make([]storm.CallerResult, 3)
+	callers[0].GoodShare, callers[2].GoodShare = 0.25, 0.1
+	got := readReports(callers, gauge{}, time.Second)
+	if got.goodFirst != 25 || got.goodLater != 0 || got.goodReports != 10 || !math.IsNaN(got.p99) || !math.IsNaN(got.limitLowest) {
+		t.Errorf("got %+v", got)
+	}
+	if callers[1].Latency = (storm.Quantiles{Count: 9, P99: 40}); readReports(callers[:2], gauge{}, time.Second).p99 != 40 {
+		t.Error("the latency of quick functions is lost")
+	}
+}
