@@ -24,8 +24,9 @@ bench-overload: ## what becomes of useful work at ten times the load; results an
 	@scripts/setup bench
 	go run ./internal/bench -only overload -write docs/benchmarks.md
 
-fuzz: ## fuzz every target in turn, for FUZZ_TIME seconds (600) in all
+fuzz: ## fuzz every target in turn, for FUZZ_TIME seconds (600) in all, and compare random pipelines with PostgreSQL
 	scripts/fuzz $(FUZZ_TIME)
+	WEIR_TEST_SEED=random go test -count=5 -run 'Random|Cancel' ./proxy/postgres
 
 build: ## a static ./weir
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o weir ./cmd/weir

@@ -8,63 +8,102 @@ import (
 // adaptive finds how many transactions may run at once. It compares how long statements take with how long statements of the
 // same class take when nothing is in their way, and the work done per second, in units of that.
 //
-// While the queue stands and statements take more than slowest times their base, it tries a lower limit. Only if as much work
-// is done with it does it stay: then what is missing was waiting inside the database. If less is done, the database has
-// become slower for another reason, so the old limit comes back, and for a while nothing is tried. Statements that take
-// little more than their base while the limit is used up raise it again.
+// That statements take long does not prove that too many run: the database may have become slower for another reason. So while
+// the queue stands, another limit is tried. A lower one stays if as much work is done with it: then what is missing was
+// waiting inside the database. A higher one stays if more is done. After a failure in both directions nothing is tried for a
+// while, unless statements begin to take much longer, or less long. Statements that take little more than their base while
+// the limit is used up raise it without a trial.
 type adaptive struct {
-	mode       Mode
-	most       int
-	least      float64
-	limit      float64
-	frozen     bool
-	since      int64 // the window began
-	samples    int
-	slowness   float64 // sum of logarithms
-	work       float64 // sum of bases, nanoseconds
-	wasEmpty   bool    // nobody waited at some moment of the window
-	wasFull    bool    // all slots were taken at some moment
-	calmFor    int     // windows in a row in which nobody had to wait
+	mode   Mode
+	most   float64
+	least  float64
+	limit  float64
+	frozen bool
+
+	since    int64   // the window began
+	seen     seen    // in the window
+	slowness float64 // sum of logarithms
+	looks    int     // at how it stands
+	crowded  int     // of them found somebody waiting
+	wasFull  bool    // all slots were taken at some moment
+	calmFor  int     // windows in a row in which the queue did not stand
+	calmOnce bool    // there were calmWindows of them: bases are what they should be
+
+	usual      seen // while the queue stood with the limit as it is
+	era        int  // in which work is counted in the same units: bases move with the limit that is tried
 	trial      trial
-	pause      time.Duration // before the next trial, after one that failed
+	up         bool    // the direction of the next trial
+	failed     bool    // the last trial, in the other direction
+	lost       int64   // time that the longest trial took which failed since
+	slowBefore float64 // how slow statements were when trials failed in both directions
+	pause      int64   // before the next trial, after such a failure
 	pauseUntil int64
+	provenTill int64 // until when a lower limit that has won is not raised without a trial
 }
 
-// trial is a lower limit under test.
+// seen is what statements of known classes have done for a while.
+type seen struct {
+	samples int
+	work    float64 // sum of bases as they were when the era began, nanoseconds
+	time    int64
+}
+
+func (s *seen) add(more seen) {
+	s.samples += more.samples
+	s.work += more.work
+	s.time += more.time
+}
+
+// rate is the work done per nanosecond.
+func (s *seen) rate() float64 { return s.work / float64(max(s.time, 1)) }
+
+// trial is another limit under test.
 type trial struct {
-	windows int // since it began; 0: there is none
-	from    float64
-	work    float64 // per second before it
+	from    float64 // the limit before; 0: there is no trial
+	before  float64 // work done with that
+	began   int64
+	settled bool // what ends from now on has begun in the trial
+	seen    seen
 }
 
 const (
 	window        = int64(250 * time.Millisecond)
 	windowAtMost  = int64(2 * time.Second)
 	windowSamples = 40
+	stands        = 4 // the queue stands when it is empty at one look in so many at most: a higher limit empties it for a moment
 
-	slowest      = 2.0  // times the base
-	fast         = 1.3  // times the base
+	slowest      = 2.0  // times the base; beyond that the limit is probably too high
+	fast         = 1.3  // times the base; below that the database is not the bottleneck
 	aimed        = 1.5  // times the base
 	steepest     = 0.5  // of the limit, in one step down
+	stepDown     = 0.75 // of the limit, when statements are not slow
+	stepUp       = 1.25
 	sameWork     = 0.93 // of the work before
-	firstPause   = 5 * time.Second
-	lastPause    = time.Minute
+	moreWork     = 1.06 // of the work before
+	mostlyLost   = 0.8  // of the work that is lost when it falls as much as the limit
+	trialSamples = 80
+	otherwise    = 1.4 // times as slow, or as fast, as when trials failed: they may succeed now
+
+	firstPause   = int64(5 * time.Second)
+	lastPause    = int64(time.Minute)
+	pauseToTrial = 20 // the pause is as many times as long as what has failed
+	provenFor    = int64(30 * time.Second)
 	calmWindows  = 8 // before the limit drifts up
 	slownessMost = 3 // logarithm; one statement that waits for a lock for a minute says no more than one that waits for a second
 )
 
-func newAdaptive(a Adaptive, budget int) adaptive {
-	mode := a.Mode
-	if !a.Enabled {
-		mode = Off
+func newAdaptive(cfg Adaptive, budget int) adaptive {
+	a := adaptive{
+		mode: cfg.Mode, most: float64(budget), least: float64(min(cfg.Min, budget)), limit: float64(budget),
+		pause: firstPause,
 	}
-	limit := budget
-	if a.Frozen > 0 {
-		limit = min(a.Frozen, budget)
+	if !cfg.Enabled {
+		a.mode = Off
 	}
-	return adaptive{
-		mode: mode, most: budget, least: float64(min(a.Min, budget)), limit: float64(limit), frozen: a.Frozen > 0, wasEmpty: true, pause: firstPause,
+	if cfg.Frozen > 0 {
+		a.frozen, a.limit = true, float64(min(cfg.Frozen, budget))
 	}
+	return a
 }
 
 // enforced is the limit that holds within a budget.
@@ -81,72 +120,176 @@ func (a *adaptive) note(c *class, took float64, calm bool, now int64) {
 		return
 	}
 	if c.base.known() {
-		a.samples++
+		a.seen.samples++
+		a.seen.work += c.base.unit(a.era)
 		a.slowness += min(max(0, math.Log(took/c.base.nanoseconds)), slownessMost)
-		a.work += c.base.nanoseconds
 	}
 	c.base.note(took, calm, now)
 }
 
-// look takes note of a moment in the window: whether nobody waits, and whether all slots are taken.
-func (a *adaptive) look(empty, full bool) {
-	a.wasEmpty = a.wasEmpty || empty
+// look takes note of a moment in the window: whether somebody waits, and whether all slots are taken.
+func (a *adaptive) look(crowded, full bool) {
+	a.looks++
+	if crowded {
+		a.crowded++
+	}
 	a.wasFull = a.wasFull || full
 }
 
 // due reports whether a window is over.
 func (a *adaptive) due(now int64) bool {
 	passed := now - a.since
-	return a.mode != Off && passed >= window && (a.samples >= windowSamples || passed >= windowAtMost)
+	return a.mode != Off && passed >= window && (a.seen.samples >= windowSamples || passed >= windowAtMost)
 }
 
 // decide ends a window and returns the limit that holds from now on.
 func (a *adaptive) decide(now int64, budget int) int {
-	seconds := float64(now-a.since) / float64(time.Second)
-	work := a.work / seconds
-	slow := 1.0
-	if a.samples > 0 {
-		slow = math.Exp(a.slowness / float64(a.samples))
+	w, slow := a.seen, 1.0
+	w.time = now - a.since
+	if w.samples > 0 {
+		slow = math.Exp(a.slowness / float64(w.samples))
 	}
-	standing, used, enough := !a.wasEmpty, a.wasFull, a.samples >= windowSamples/4
-	a.since, a.samples, a.slowness, a.work, a.wasEmpty, a.wasFull = now, 0, 0, 0, false, false
+	standing, used := a.crowded*stands >= a.looks*(stands-1), a.wasFull
+	a.since, a.seen, a.slowness, a.looks, a.crowded, a.wasFull = now, seen{}, 0, 0, 0, false
 	if standing {
 		a.calmFor = 0
 	} else {
 		a.calmFor++
+		a.calmOnce = a.calmOnce || a.calmFor >= calmWindows
 	}
-	if !a.frozen && enough {
-		a.move(now, work, slow, standing, used)
+	if !a.frozen && w.samples >= windowSamples/4 {
+		a.move(now, w, slow, standing, used)
 	}
 	return a.enforced(budget)
 }
 
-func (a *adaptive) move(now int64, work, slow float64, standing, used bool) {
-	if a.trial.windows > 0 {
-		a.trial.windows++
-		switch {
-		case !standing: // the storm is over: nothing can be compared
-			a.trial = trial{}
-		case a.trial.windows == 2: // what ended in this one began before the trial
-			return
-		case work < sameWork*a.trial.work:
-			a.limit = a.trial.from
-			a.trial = trial{}
-			a.pauseUntil = now + int64(a.pause)
-			a.pause = min(2*a.pause, lastPause)
-			return
-		default:
-			a.trial = trial{}
-			a.pause = firstPause
-		}
+func (a *adaptive) move(now int64, w seen, slow float64, standing, used bool) {
+	if !standing {
+		a.abandon()
+	} else if !a.learns(now, w, slow) {
+		return
 	}
 	switch {
-	case slow > slowest && standing && now >= a.pauseUntil && a.limit > a.least:
-		a.trial = trial{windows: 1, from: a.limit, work: work}
-		a.limit = max(a.least, a.limit*max(steepest, aimed/slow))
-	case slow < fast && used:
-		a.limit = min(float64(a.most), a.limit+max(1, a.limit/4))
+	case slow < fast && used && a.limit < a.most && now >= a.provenTill:
+		a.set(a.limit + max(1, a.limit/4))
+	case standing && slow < fast && a.calmOnce: // and no more slots to be had
+	case standing && (now >= a.pauseUntil || a.changed(slow)):
+		a.try(now, slow)
 	case a.calmFor >= calmWindows:
-		a.limit = min(float64(a.most), a.limit+max(1, a.limit/8))
+		a.set(a.limit + max(1, a.limit/8))
+	}
+}
+
+func (a *adaptive) set(limit float64) {
+	limit = min(max(limit, a.least), a.most)
+	if limit != a.limit {
+		a.limit = limit
+		a.forget()
+	}
+}
+
+// forget what was seen, as it cannot be compared with what comes.
+func (a *adaptive) forget() {
+	a.usual = seen{}
+	a.era++
+}
+
+// abandon ends a trial, and forgets what can no longer be compared: the storm is over.
+func (a *adaptive) abandon() {
+	if a.trial.from > 0 {
+		a.set(a.trial.from)
+	}
+	a.trial, a.failed, a.up = trial{}, false, false
+	a.forget()
+}
+
+// learns takes in a window in which the queue stood, and reports whether enough is known to change the limit.
+func (a *adaptive) learns(now int64, w seen, slow float64) bool {
+	t := &a.trial
+	if t.from == 0 {
+		if a.usual.samples > 4*trialSamples { // older ones count for less and less
+			a.usual = seen{a.usual.samples / 2, a.usual.work / 2, a.usual.time / 2}
+		}
+		a.usual.add(w)
+		return a.usual.samples >= trialSamples
+	}
+	if !t.settled {
+		t.settled = true
+		return false
+	}
+	t.seen.add(w)
+	if t.seen.samples < trialSamples && !(t.seen.samples >= trialSamples/4 && t.seen.rate() < (1+a.limit/t.from)/2*t.before) { // or clearly lost
+		return false
+	}
+	a.judge(now, slow)
+	return a.usual.samples >= trialSamples
+}
+
+// judge ends a trial.
+func (a *adaptive) judge(now int64, slow float64) {
+	t, tried := a.trial, a.limit
+	a.trial = trial{}
+	needs := sameWork
+	if a.up {
+		needs = moreWork
+	}
+	if t.seen.rate() >= needs*t.before {
+		a.usual, a.failed, a.pause, a.pauseUntil = t.seen, false, firstPause, 0
+		if !a.up {
+			a.provenTill = now + provenFor
+		}
+		return
+	}
+	a.limit = t.from
+	a.usual = seen{samples: trialSamples, work: t.before * float64(now-t.began), time: now - t.began}
+	if !a.up && t.before-t.seen.rate() > mostlyLost*t.before*(1-tried/t.from) { // nothing but the limit holds it back
+		a.set(t.from * stepUp)
+	}
+	a.lost = max(a.lost, now-t.began)
+	a.turn(now, slow)
+}
+
+// turn changes the direction, and has trials pause after a failure in both.
+func (a *adaptive) turn(now int64, slow float64) {
+	a.up = !a.up
+	if a.failed = !a.failed; a.failed {
+		return
+	}
+	a.slowBefore = slow
+	a.pauseUntil = now + max(a.pause, pauseToTrial*a.lost)
+	a.lost = 0
+	a.pause = min(2*a.pause, lastPause)
+}
+
+// changed reports whether trials may succeed that have failed.
+func (a *adaptive) changed(slow float64) bool {
+	return slow > otherwise*a.slowBefore || slow < a.slowBefore/otherwise
+}
+
+// try begins a trial, in the other direction if it cannot be in this one.
+func (a *adaptive) try(now int64, slow float64) {
+	if slow > slowest && !a.failed {
+		a.up = false
+	}
+	if now < a.pauseUntil { // but things have changed
+		a.pauseUntil, a.pause = 0, firstPause
+	}
+	for range 2 {
+		to := a.limit * stepDown
+		switch {
+		case a.up:
+			to = max(a.limit+1, a.limit*stepUp)
+		case slow > slowest && a.changed(slow):
+			to = a.limit * max(steepest, aimed/slow)
+		}
+		if to = min(max(to, a.least), a.most); to != a.limit {
+			a.trial = trial{from: a.limit, before: a.usual.rate(), began: now}
+			a.limit = to
+			return
+		}
+		a.turn(now, slow)
+		if now < a.pauseUntil {
+			return
+		}
 	}
 }

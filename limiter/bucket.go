@@ -1,8 +1,3 @@
-// Package limiter decides whether a transaction may start now: token buckets for how many start per second, and the errors
-// of a caller that was turned away.
-//
-// A Local bucket belongs to one process. A Leased bucket is one bucket for a whole fleet, of which each weir holds a few
-// tokens ahead of need. Neither ever makes a caller wait: a Take succeeds, or it says when to come back.
 package limiter
 
 import (

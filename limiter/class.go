@@ -18,35 +18,90 @@ const (
 
 // class is what is known of the statements with one fingerprint.
 type class struct {
-	of    Fingerprint
-	place *list.Element
-	hold  average // nanoseconds that transactions which begin with such a statement hold a slot
-	long  bool
-	base  base
+	of      Fingerprint
+	place   *list.Element
+	running int
+	typical typical // how long transactions that begin with such a statement hold a slot
+	long    bool
+	base    base
 }
 
-// held notes how long a slot was held. A class is long when it takes long on average, and short again only when it clearly does not.
-func (c *class) held(nanoseconds float64) {
+// enter counts those that run, by one more or less.
+func (c *class) enter(n int) {
+	if c != nil {
+		c.running += n
+	}
+}
+
+// held notes how long a slot was held. A class is long when that is typical of it, and short again only when it clearly is not.
+func (c *class) held(nanoseconds float64, now int64) {
 	if c == nil {
 		return
 	}
-	c.hold.note(nanoseconds)
+	c.typical.note(nanoseconds, now)
 	switch {
-	case c.hold.mean > float64(longAfter) && c.hold.n >= fewSamples:
+	case c.typical.nanoseconds > float64(longAfter) && c.typical.n >= fewSamples:
 		c.long = true
-	case c.hold.mean < float64(longAfter)/2:
+	case c.typical.nanoseconds < float64(longAfter)/2:
 		c.long = false
 	}
 }
 
-// isLong notes that one is still running after so long.
-func (c *class) isLong(nanoseconds float64) {
-	if c == nil || c.long {
-		return
+// runsLong notes that one is still running after so long. In a class that is known that says nothing: when the database
+// stalls, all run long.
+func (c *class) runsLong(nanoseconds float64, now int64) {
+	if c != nil && c.typical.n < fewSamples {
+		c.held(nanoseconds, now)
+		c.long = true
 	}
-	c.long = true
-	c.hold.n = max(c.hold.n, fewSamples)
-	c.hold.mean = max(c.hold.mean, nanoseconds)
+}
+
+// needs is how long a transaction of the class takes at least, as far as is known.
+func (c *class) needs(now int64) time.Duration {
+	if c == nil {
+		return 0
+	}
+	return c.typical.least(now)
+}
+
+// typical is how long something takes that now and then takes much longer: a mean that one exception moves little, and that
+// falls faster than it rises.
+type typical struct {
+	nanoseconds float64
+	n           int
+	noted       int64 // when the last one was
+}
+
+const (
+	farOff     = 4 // times the mean; what is more counts as that much
+	fallsBy    = 8 // samples
+	doubtAfter = int64(250 * time.Millisecond)
+)
+
+func (t *typical) note(x float64, now int64) {
+	t.noted = now
+	t.n = min(t.n+1, averageOver)
+	over := t.n
+	if t.n > 1 {
+		x = min(x, farOff*t.nanoseconds)
+		if x < t.nanoseconds {
+			over = min(t.n, fallsBy)
+		}
+	}
+	t.nanoseconds += (x - t.nanoseconds) / float64(over)
+}
+
+// least is what can be relied on; 0 when little is known, and for one who asks when nobody was through for a while: if all
+// were refused because it took too long once, it would never be known that it does no longer.
+func (t *typical) least(now int64) time.Duration {
+	if t.n < fewSamples {
+		return 0
+	}
+	if now-t.noted > doubtAfter {
+		t.noted = now
+		return 0
+	}
+	return time.Duration(t.nanoseconds)
 }
 
 // classes are the classes of one resource, the last used in front.
@@ -82,6 +137,8 @@ func (t *classes) find(f Fingerprint) *class {
 // resource has little to do, and otherwise only downwards, so that neither a storm nor a slow drift becomes the new normal.
 type base struct {
 	nanoseconds float64
+	counts      float64 // its value when era began
+	era         int
 	calm        float64 // the same as of the last time when there was little to do; the most it may rise to until then
 	n           int
 	raised      int64 // when calm last rose
@@ -111,13 +168,19 @@ func (b *base) note(took float64, calm bool, now int64) {
 		b.calm, b.raised = b.nanoseconds, now
 	case calm:
 		most := b.calm * math.Pow(1+risePerMin, float64(now-b.raised)/float64(time.Minute))
-		if b.nanoseconds > most {
-			b.nanoseconds = most
-		}
+		b.nanoseconds = min(b.nanoseconds, most)
 		b.calm, b.raised = b.nanoseconds, now
 	default:
 		b.nanoseconds = min(b.nanoseconds, b.calm)
 	}
+}
+
+// unit is the value as it was when an era began, or when it was first asked for in it.
+func (b *base) unit(era int) float64 {
+	if b.era != era || b.counts == 0 {
+		b.counts, b.era = b.nanoseconds, era
+	}
+	return b.counts
 }
 
 // known reports whether there is enough to compare with.

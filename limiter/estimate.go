@@ -32,6 +32,9 @@ const rateOver = float64(500 * time.Millisecond)
 func (r *rate) note(now int64) { r.perSecond = r.by(now) + float64(time.Second)/rateOver }
 
 func (r *rate) by(now int64) float64 {
+	if now == r.at {
+		return r.perSecond
+	}
 	r.perSecond *= math.Exp(-float64(now-r.at) / rateOver)
 	r.at = now
 	return r.perSecond
@@ -43,11 +46,17 @@ type peak struct {
 	at    int64
 }
 
-const peakHalf = float64(5 * time.Second)
+const peakHalf = float64(2 * time.Second)
 
-func (p *peak) note(x float64, now int64) {
-	p.value = max(x, p.value*math.Exp2(-float64(now-p.at)/peakHalf))
+func (p *peak) note(x float64, now int64) { p.value = max(x, p.by(now)) }
+
+func (p *peak) by(now int64) float64 {
+	if now == p.at {
+		return p.value
+	}
+	p.value *= math.Exp2(-float64(now-p.at) / peakHalf)
 	p.at = now
+	return p.value
 }
 
 // turnsAwayLocked reports whether r, which cannot have a slot at once, is to be turned away instead of joining its line, and why.
@@ -57,52 +66,69 @@ func (s *Slots) turnsAwayLocked(r *Request, line *line, now int64, woken *chain)
 		return d, true
 	}
 	d := Denial{Expected: expected, Limit: s.queue.Wait, Ahead: s.waiting}
-	if s.waiting >= s.length && !s.pushOutLocked(r, woken) {
-		d.Err, d.RetryAfter = ErrQueueFull, s.retryAfter(line, expected)
-		return d, true
-	}
 	if line.standing && !s.switches.noStanding {
-		d.Limit = min(d.Limit, standingWait)
-		if expected > d.Limit && s.levels[r.Level][r.lane].waiting >= fewWaiting {
+		d.Limit = min(d.Limit, s.standingWaitLocked(r))
+		if expected > d.Limit && s.levels[r.Level][r.lane].waiting >= s.fewLocked(r) {
 			d.Err, d.RetryAfter = ErrShed, s.retryAfter(line, expected)
 			return d, true
 		}
 	}
-	if expected > s.queue.Wait {
+	// Where nobody waits yet one may try: a slot may come free much sooner than on average.
+	if expected > s.queue.Wait && s.levels[r.Level][r.lane].waiting > 0 || s.waiting >= s.length && !s.makesRoomLocked(r, line, woken) {
 		d.Err, d.RetryAfter = ErrQueueFull, s.retryAfter(line, expected)
 		return d, true
 	}
 	return d, false
 }
 
-// shortenLocked denies those at the end of a line that stands since now who would have to wait for longer than standingWait.
+// standingWaitLocked is how long r, which joins a standing line, may expect to wait.
+func (s *Slots) standingWaitLocked(r *Request) time.Duration {
+	wait := max(standingWait, time.Duration(standingPart*s.usualLocked(r.Flow, r.lane)))
+	if r.Level == LevelCritical {
+		wait *= criticalWaits
+	}
+	return wait
+}
+
+// shortenLocked denies those at the end of a line that stands since now who would have to wait for longer than they may.
 func (s *Slots) shortenLocked(q *line, now int64, woken *chain) {
-	if s.switches.noStanding || s.switches.newestFirst {
+	if s.switches.noStanding {
 		return
 	}
-	for q.len > fewWaiting {
-		expected := s.expectedLocked(q.tail, q, now)
-		if expected <= standingWait {
+	for q.len > s.fewLocked(q.tail) {
+		expected, limit := s.expectedLocked(q.tail, q, now), s.standingWaitLocked(q.tail)
+		if expected <= limit {
 			return
 		}
 		s.denyLocked(q.tail, Denial{
-			Err: ErrShed, Expected: expected, Limit: standingWait, Ahead: s.waiting, RetryAfter: s.retryAfter(q, expected),
+			Err: ErrShed, Expected: expected, Limit: limit, Ahead: s.waiting, RetryAfter: s.retryAfter(q, expected),
 		}, woken)
 	}
 }
 
 // fewWaiting is how many may wait in a standing line whatever the time, so that slots that are held for long do not stay empty.
-const fewWaiting = 4
+const fewWaiting = 2
+
+// fewLocked is the same for r: behind a higher priority, where only the trickle comes, one is enough.
+func (s *Slots) fewLocked(r *Request) int {
+	for l := range r.Level {
+		if s.levels[l][r.lane].waiting > 0 {
+			return 1
+		}
+	}
+	return fewWaiting
+}
 
 // lateLocked reports whether r, after a wait of that long, could not finish by its deadline.
 func (s *Slots) lateLocked(r *Request, now int64, wait time.Duration) (Denial, bool) {
 	if r.Deadline == 0 || s.switches.noDeadlines {
 		return Denial{}, false
 	}
-	left := time.Duration(r.Deadline - now)
-	needs := wait
-	if r.class != nil && r.class.hold.n >= fewSamples {
-		needs += time.Duration(r.class.hold.mean)
+	left, needs := time.Duration(r.Deadline-now), wait
+	if r.Deadline <= now {
+		left = 0
+	} else {
+		needs += r.class.needs(now)
 	}
 	if left > 0 && needs <= left {
 		return Denial{}, false
@@ -110,33 +136,42 @@ func (s *Slots) lateLocked(r *Request, now int64, wait time.Duration) (Denial, b
 	return Denial{Err: ErrDeadline, Expected: needs, Limit: left, Ahead: s.waiting, RetryAfter: max(needs-left, soonest)}, true
 }
 
-// expectedLocked is how long r is going to wait, as far as can be told from those who are ahead of it and from how fast slots
-// come free.
+// expectedLocked is how long r is going to wait, as far as can be told from those who are ahead of it, how long they usually
+// hold their slots, and how many slots there are for them.
 func (s *Slots) expectedLocked(r *Request, line *line, now int64) time.Duration {
-	hold := s.hold[r.lane]
-	if hold.n == 0 { // nothing has ended yet
-		return 0
-	}
-	slots := max(1, s.limit-s.running[long])
+	own, each := s.usualLocked(r.Flow, r.lane), s.meanLocked(r.lane)
+	all := float64(max(1, s.limit-s.running[long]))
 	if r.lane == long {
-		slots = s.longSlotsLocked()
+		all = float64(s.longSlotsLocked())
 	}
-	perSecond := float64(slots) / hold.mean * float64(time.Second)
-	left, ahead := perSecond, 0.0
+	slots, higher := all, 0.0 // nanoseconds of a slot's time
 	for l := range r.Level {
 		v := &s.levels[l][r.lane]
-		left -= v.served.by(now)
-		ahead += float64(v.waiting)
+		slots -= v.served.by(now) * each / float64(time.Second)
+		higher += float64(v.waiting) * each
 	}
-	left = max(left, perSecond/trickle)
 	v := &s.levels[r.Level][r.lane]
 	weight := v.weight
 	if line.len == 0 {
 		weight += r.Flow.weight
 	}
-	ahead += min(float64(v.waiting), float64(line.len)*weight/r.Flow.weight)
-	return time.Duration((ahead + 1) / left * float64(time.Second))
+	ours := float64(line.len) * own
+	ahead := own + min(float64(v.waiting)*each, ours*weight/r.Flow.weight)
+	wait := (higher + ahead) / max(slots, all*leastLeft)
+	if higher > 0 { // the trickle does not wait for them
+		wait = min(wait, ahead*trickle*(levelCount-1)/all)
+	}
+	if f := r.Flow; f.most > 0 {
+		wait = max(wait, (ours+own)/float64(f.most))
+	}
+	return time.Duration(min(wait, mostExpected))
 }
+
+// leastLeft is the part of the slots that higher priorities are taken to leave at least.
+const leastLeft = 0.01
+
+// mostExpected bounds what is computed from times that mean nothing.
+const mostExpected = float64(24 * time.Hour)
 
 // retryAfter is when to come back to a line in which as many more arrive as it can take: all who are turned away together
 // would find the same line again if they came as soon as it has moved on.
@@ -150,19 +185,42 @@ const (
 	mostRetry  = 5 * time.Second
 )
 
-// pushOutLocked makes room in a full queue for r by denying the last who came with the lowest priority, if that is lower.
-func (s *Slots) pushOutLocked(r *Request, woken *chain) bool {
+// makesRoomLocked denies somebody else in a full queue so that r may join: the last in the longest line, by weight, of the
+// lowest priority that waits. It reports whether there was anyone with less right to be there than r.
+func (s *Slots) makesRoomLocked(r *Request, line *line, woken *chain) bool {
 	for l := levelCount - 1; l > int(r.Level); l-- {
-		for n := range lanes {
-			v := &s.levels[l][n]
-			if v.waiting == 0 {
-				continue
-			}
-			f := v.heap[len(v.heap)-1]
-			line := &f.lines[l][n]
-			s.denyLocked(line.tail, Denial{Err: ErrQueueFull, Limit: s.queue.Wait, Ahead: s.waiting, RetryAfter: s.retryAfter(line, s.queue.Wait)}, woken)
+		if f, n := s.longestLocked(l); f != nil {
+			s.pushOutLocked(&f.lines[l][n], woken)
 			return true
 		}
 	}
-	return false
+	v, own := &s.levels[r.Level][r.lane], float64(line.len+1)/r.Flow.weight
+	if own > float64(v.waiting)/v.weight { // more than the average: no need to look for the longest
+		return false
+	}
+	f, n := s.longestLocked(int(r.Level))
+	if f == nil || own >= float64(f.lines[r.Level][n].len)/f.weight {
+		return false
+	}
+	s.pushOutLocked(&f.lines[r.Level][n], woken)
+	return true
+}
+
+// longestLocked is the flow with the longest line, by weight, of a priority, and the lane it is in; nil: nobody waits.
+func (s *Slots) longestLocked(l int) (longest *Flow, in lane) {
+	most := 0.0
+	for n := range lanes {
+		for _, f := range s.levels[l][n].heap {
+			if waits := float64(f.lines[l][n].len) / f.weight; waits > most {
+				most, longest, in = waits, f, n
+			}
+		}
+	}
+	return longest, in
+}
+
+func (s *Slots) pushOutLocked(q *line, woken *chain) {
+	s.denyLocked(q.tail, Denial{
+		Err: ErrQueueFull, Limit: s.queue.Wait, Ahead: s.waiting, RetryAfter: s.retryAfter(q, s.queue.Wait),
+	}, woken)
 }

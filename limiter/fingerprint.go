@@ -13,95 +13,110 @@ const (
 // lands in another class.
 func FingerprintOf(sql []byte) Fingerprint {
 	sql = sql[:min(len(sql), readFor)]
-	h := hash(hashSeed)
-	var last byte // what was taken in last
-	take := func(c byte) {
-		h = (h ^ hash(c)) * hashPrime
-		last = c
-	}
-	blank, comma := false, false // seen, and not taken in yet
-	inName := false              // a digit belongs to it
+	h, last := uint64(hashSeed), byte(0) // last is what was taken in last
 	for i := 0; i < len(sql); {
 		c := sql[i]
-		kind := kinds[c]
-		inName = inName && !blank
-		switch {
-		case kind == blankByte:
-			blank = true
+		if kind := kinds[c]; kind >= plain || kind == digit && kinds[last] >= word {
+			last = folded[c]
+			if kind == digit {
+				last = '_' // as part of a name, whichever it is
+			}
+			h = (h ^ uint64(folded[c])) * hashPrime
 			i++
 			continue
-		case c == '-' && next(sql, i) == '-':
-			i = lineEnd(sql, i)
-			blank = true
-			continue
-		case c == '/' && next(sql, i) == '*':
-			i = blockEnd(sql, i)
-			blank = true
-			continue
-		case kind == digitByte && !inName, c == '\'':
-			if c == '\'' {
-				i = stringEnd(sql, i)
-			} else {
-				i = numberEnd(sql, i)
+		}
+		switch end := blanksEnd(sql, i); {
+		case end > i:
+			i = end
+			if i < len(sql) && kinds[last] >= word && (kinds[sql[i]] >= word || kinds[sql[i]] == digit) {
+				last = ' '
+				h = (h ^ ' ') * hashPrime
 			}
-			if last == '?' && comma || last == '?' && !comma && !blank { // one more of a list, or of what belongs together
-				comma, blank = false, false
-				continue
-			}
-			c, kind = '?', otherByte
-		case c == ',' && last == '?' && !comma:
-			comma = true
-			i++
 			continue
+		case constantEnd(sql, i) > i:
+			i = listEnd(sql, constantEnd(sql, i))
+			c = '?'
 		default:
 			i++
 		}
-		if comma {
-			take(',')
-			comma = false
-		}
-		if blank && kinds[last] == wordByte && (kinds[c] == wordByte || kinds[c] == digitByte) {
-			take(' ')
-		}
-		blank = false
-		inName = kind == wordByte || kind == digitByte
-		take(lower(c))
+		last = c
+		h = (h ^ uint64(c)) * hashPrime
 	}
-	if h == 0 {
-		h = 1
-	}
-	return Fingerprint(h)
+	return Fingerprint(max(h, 1))
 }
 
-type hash uint64
-
+// Kinds of bytes, for the one comparison that most of them take.
 const (
-	otherByte = iota
-	blankByte
-	digitByte
-	wordByte
+	special = iota // begins something else, perhaps
+	blank
+	digit
+	plain // stands for itself
+	word  // stands for itself, and is part of a name
 )
 
-// kinds are the kinds of bytes. Those of other alphabets count as letters, as they do in identifiers.
-var kinds = func() (k [256]byte) {
-	for c := range k {
+// kinds are the kinds of bytes; those of other alphabets are letters, as they are in identifiers. folded is a byte in lower case.
+var kinds, folded = func() (k, f [256]byte) {
+	for c := range 256 {
+		k[c], f[c] = plain, byte(c)
 		switch {
 		case c == ' ' || c >= '\t' && c <= '\r':
-			k[c] = blankByte
+			k[c] = blank
 		case c >= '0' && c <= '9':
-			k[c] = digitByte
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '_', c == '$', c >= 0x80:
-			k[c] = wordByte
+			k[c] = digit
+		case c >= 'A' && c <= 'Z':
+			k[c], f[c] = word, byte(c)+'a'-'A'
+		case c >= 'a' && c <= 'z', c == '_', c == '$', c >= 0x80:
+			k[c] = word
+		case c == '-', c == '/', c == '\'':
+			k[c] = special
 		}
 	}
-	return k
+	return k, f
 }()
 
-func lower(c byte) byte {
-	if c >= 'A' && c <= 'Z' {
-		return c + 'a' - 'A'
+// blanksEnd is behind the blanks and comments at i.
+func blanksEnd(sql []byte, i int) int {
+	for i < len(sql) {
+		switch {
+		case kinds[sql[i]] == blank:
+			i++
+		case sql[i] == '-' && next(sql, i) == '-':
+			i = lineEnd(sql, i)
+		case sql[i] == '/' && next(sql, i) == '*':
+			i = blockEnd(sql, i)
+		default:
+			return i
+		}
 	}
-	return c
+	return i
+}
+
+// constantEnd is behind the number or string at i, or i.
+func constantEnd(sql []byte, i int) int {
+	switch {
+	case i >= len(sql):
+	case sql[i] == '\'':
+		return stringEnd(sql, i)
+	case kinds[sql[i]] == digit:
+		return numberEnd(sql, i)
+	}
+	return i
+}
+
+// listEnd is behind the further constants, with commas before them, that follow the one that ends at i.
+func listEnd(sql []byte, i int) int {
+	for {
+		comma := blanksEnd(sql, i)
+		if comma >= len(sql) || sql[comma] != ',' {
+			return i
+		}
+		from := blanksEnd(sql, comma+1)
+		end := constantEnd(sql, from)
+		if end == from {
+			return i
+		}
+		i = end
+	}
 }
 
 func next(sql []byte, i int) byte {
@@ -152,7 +167,7 @@ func stringEnd(sql []byte, i int) int {
 }
 
 func numberEnd(sql []byte, i int) int {
-	for i < len(sql) && (kinds[sql[i]] == digitByte || sql[i] == '.' || kinds[sql[i]] == wordByte && sql[i] != '$') {
+	for i < len(sql) && (kinds[sql[i]] == digit || sql[i] == '.' || kinds[sql[i]] == word && sql[i] != '$') {
 		i++
 	}
 	return i

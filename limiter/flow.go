@@ -20,7 +20,8 @@ type Flow struct {
 	most   int // slots at once; 0: no limit of its own
 
 	running int
-	virtual float64 // server time used so far by weight, in nanoseconds; never behind that of the resource when it returns
+	hold    [lanes]average      // how long its requests hold a slot
+	virtual [levelCount]float64 // server time used with each priority so far, by weight, in nanoseconds; see level.virtual
 	lines   [levelCount][lanes]line
 	places  [levelCount][lanes]int // in the heaps of flows that wait, from 1; 0: not there
 }
@@ -31,7 +32,7 @@ func NewFlow(weight, most int) *Flow { return &Flow{weight: float64(max(weight, 
 func (f *Flow) line(r *Request) *line { return &f.lines[r.Level][r.lane] }
 
 // use charges the flow with nanoseconds of server time; less than none gives back.
-func (f *Flow) use(nanoseconds float64) { f.virtual += nanoseconds / f.weight }
+func (f *Flow) use(l Level, nanoseconds float64) { f.virtual[l] += nanoseconds / f.weight }
 
 // full reports whether the flow has as many slots as it may have.
 func (f *Flow) full() bool { return f.most > 0 && f.running >= f.most }
@@ -39,12 +40,14 @@ func (f *Flow) full() bool { return f.most > 0 && f.running >= f.most }
 // level are the flows that wait with requests of one priority, in one lane: a heap by virtual time, in which flows that have
 // all the slots they may have come last.
 type level struct {
+	l       Level
+	n       lane
 	heap    []*Flow
-	arrival bool // order of arrival instead of fairness
-	waiting int  // requests
-	weight  float64
-	served  rate // grants
-	l, n    int
+	arrival bool    // order of arrival instead of fairness
+	waiting int     // requests
+	weight  float64 // of the flows in the heap
+	served  rate    // grants
+	virtual float64 // virtual time of the flow that was served last: where one begins that has rested, and saved nothing up
 }
 
 // place is where f keeps its index in this heap.
@@ -65,17 +68,18 @@ func (v *level) less(a, b *Flow) bool {
 	if v.arrival {
 		return a.lines[v.l][v.n].head.entered < b.lines[v.l][v.n].head.entered
 	}
-	return a.virtual < b.virtual
+	return a.virtual[v.l] < b.virtual[v.l]
 }
 
-func (v *level) activate(f *Flow, arrival bool) {
-	v.arrival = arrival
+// activate adds a flow that had nobody waiting here.
+func (v *level) activate(f *Flow) {
 	v.heap = append(v.heap, f)
 	*v.place(f) = len(v.heap)
 	v.weight += f.weight
 	v.up(len(v.heap) - 1)
 }
 
+// deactivate takes a flow out that has nobody waiting here any more.
 func (v *level) deactivate(f *Flow) {
 	i := *v.place(f) - 1
 	last := len(v.heap) - 1
@@ -83,10 +87,7 @@ func (v *level) deactivate(f *Flow) {
 	v.heap[last] = nil
 	v.heap = v.heap[:last]
 	*v.place(f) = 0
-	v.weight -= f.weight
-	if last == 0 {
-		v.weight = 0 // sums of fractions leave crumbs
-	}
+	v.weight -= f.weight // exact: weights are whole numbers
 	if i < last {
 		v.fix(i)
 	}

@@ -38,9 +38,14 @@ const (
 	// standingWindow is how long a line is watched before it is judged, standingWindows how many in a row must be bad.
 	standingWindow  = int64(50 * time.Millisecond)
 	standingWindows = 2
-	// standingWait is how long a request that joins a standing line may expect to wait. Long enough that the line does not run
-	// dry between two arrivals, short enough that whoever is served still wants it.
-	standingWait = 100 * time.Millisecond
+	// standingWait is how long a request that joins a standing line may expect to wait, or standingPart of the time for which
+	// it is going to hold its slot, if that is longer. Long enough that the line does not run dry between two arrivals, short
+	// enough that whoever is served still wants it.
+	standingWait = 50 * time.Millisecond
+	standingPart = 0.5
+	// criticalWaits is how many times as long the critical may wait, so that even what arrives unevenly is not refused when it
+	// is less than can be done. The line is short: others are refused first.
+	criticalWaits = 3
 )
 
 // line are the requests of one flow, priority and lane that wait. It stands when it was never empty, and more arrived than

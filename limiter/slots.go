@@ -49,15 +49,17 @@ type Request struct {
 	denial     Denial
 	state      state
 	lane       lane
+	came       lane // the one it came by; it may have been called long since
 	class      *class
 	entered    int64
 	granted    int64
 	charge     float64  // nanoseconds charged to the flow in advance
-	next, prev *Request // in its line while it waits, among those that run afterwards
+	next, prev *Request // in its line while it waits, in Slots.running while it runs in the short lane
 	woken      *Request // the next one to be told
 }
 
-// Denial is why there is no slot; its Err is nil when there is one.
+// Denial is why there is no slot. When there is one its Err is nil, or it says why there would be none if the mode of the
+// queue were another: it is Shadow.
 func (r *Request) Denial() Denial { return r.denial }
 
 type state uint8
@@ -88,7 +90,7 @@ const (
 //
 // A request is refused when it enters, not after a wait in vain, wherever that can be foreseen: when it could not finish by
 // its deadline, or would have to wait longer than Queue.Wait. A line in which more arrive than leave for a tenth of a second
-// stands: nobody who joins it then waits longer than standingWait, so that what is served is still wanted.
+// stands: nobody joins it who would have to wait for much longer than standingWait, so that what is served is still wanted.
 //
 // All methods are safe for concurrent use. Time is given by the caller, in monotonic nanoseconds.
 type Slots struct {
@@ -101,12 +103,11 @@ type Slots struct {
 	limit    int
 	running  [lanes]int
 	kept     int
-	oldest   fifo // those that run, in the order of their start
+	quick    fifo // those that run in the short lane, in the order of their start
 	waiting  int
 	levels   [levelCount][lanes]level
-	virtual  float64 // the virtual time of the flow that was served last
-	turns    int     // grants since a lower priority had its turn
-	lower    int     // the one that had it last
+	turns    int // grants since a lower priority had its turn
+	lower    int // the one that had it last
 	hold     [lanes]average
 	demand   peak // slots that short statements used or waited for lately
 	classes  classes
@@ -118,7 +119,7 @@ type Slots struct {
 
 // switches turn parts off, to show in simulations what each is good for.
 type switches struct {
-	noFairness, noStanding, noDeadlines, noLanes, newestFirst bool
+	noFairness, noStanding, noDeadlines, noLanes bool
 }
 
 // NewSlots makes the slots of a resource with a budget of that many server connections. queue and adaptive are meant to have
@@ -130,7 +131,7 @@ func NewSlots(budget int, queue Queue, a Adaptive) *Slots {
 	}
 	for l := range s.levels {
 		for n := range s.levels[l] {
-			s.levels[l][n].l, s.levels[l][n].n = l, n
+			s.levels[l][n].l, s.levels[l][n].n = Level(l), lane(n)
 		}
 	}
 	s.adaptive = newAdaptive(a, budget)
@@ -148,8 +149,10 @@ const (
 // Enter asks for a slot. It never blocks, and allocates nothing unless the class is new.
 func (s *Slots) Enter(r *Request, now int64) Verdict {
 	s.mu.Lock()
+	now = s.passLocked(now)
 	var woken chain
-	v := s.enterLocked(r, s.passLocked(now), &woken)
+	s.dispatchLocked(now, &woken) // there may be more slots than when somebody left
+	v := s.enterLocked(r, now, &woken)
 	s.mu.Unlock()
 	wake(woken.head)
 	return v
@@ -167,14 +170,19 @@ func (s *Slots) enterLocked(r *Request, now int64, woken *chain) Verdict {
 		r.denial.Err = s.closed
 		return Denied
 	}
-	if s.mayRunLocked(r.lane, r.Flow) {
+	if s.mayRunLocked(r.lane, r.Flow) { // so nobody who might waits
 		if d, late := s.lateLocked(r, now, 0); late && s.refusesLocked(r, d) {
 			return Denied
 		}
+		s.startAnewLocked(r)
 		s.grantLocked(r, now)
 		return Granted
 	}
 	line := r.Flow.line(r)
+	if s.queue.Mode == Off {
+		s.joinLocked(r, line)
+		return Waiting
+	}
 	if line.roll(now) && s.queue.Mode == Enforce {
 		s.shortenLocked(line, now, woken)
 	}
@@ -186,13 +194,12 @@ func (s *Slots) enterLocked(r *Request, now int64, woken *chain) Verdict {
 	return Waiting
 }
 
-// refusesLocked notes a denial and reports whether it holds: in shadow mode it does not. A queue that is off denies nothing.
+// refusesLocked notes a denial and reports whether it holds: in shadow mode it does not.
 func (s *Slots) refusesLocked(r *Request, d Denial) bool {
-	if s.queue.Mode == Off {
-		return false
+	if s.queue.Mode != Off {
+		r.denial = d
+		r.denial.Shadow = s.queue.Mode == Shadow
 	}
-	r.denial = d
-	r.denial.Shadow = s.queue.Mode == Shadow
 	return s.queue.Mode == Enforce
 }
 
@@ -206,25 +213,23 @@ func (s *Slots) Leave(r *Request, now int64, took time.Duration) {
 		s.stopLocked(r, now, took)
 	case keeping:
 		s.kept--
+		r.state = outside
 	}
-	r.state = outside
-	woken := s.dispatchLocked(now)
-	s.mu.Unlock()
-	wake(woken)
+	s.unlock(now)
 }
 
 // Abandon takes r out of the queue and reports whether it was there. If it was not, its Waker is or was told, and a slot that
 // it got has to be given back.
 func (s *Slots) Abandon(r *Request, now int64) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r.state != waiting {
-		return false
+	now = s.passLocked(now)
+	waited := r.state == waiting
+	if waited {
+		s.quitLocked(r)
+		r.state = outside
 	}
-	s.passLocked(now)
-	s.quitLocked(r)
-	r.state = outside
-	return true
+	s.unlock(now)
+	return waited
 }
 
 // Keep has r give its slot back, but keep the server connection that goes with it. took is as for Leave.
@@ -236,23 +241,30 @@ func (s *Slots) Keep(r *Request, now int64, took time.Duration) {
 		r.state = keeping
 		s.kept++
 	}
-	woken := s.dispatchLocked(now)
-	s.mu.Unlock()
-	wake(woken)
+	s.unlock(now)
 }
 
 // Resume gives r, which has kept its server connection, a slot again. It does not wait: the connection is its own, and
 // keeping others from it would help nobody.
 func (s *Slots) Resume(r *Request, now int64) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	now = s.passLocked(now)
 	if r.state == keeping {
 		s.kept--
 		r.class = s.classes.find(r.Class)
 		r.lane = s.laneOf(r.class)
+		s.startAnewLocked(r)
 		s.grantLocked(r, now)
 	}
+	s.unlock(now)
+}
+
+// unlock has others take the slots there are, and tells them.
+func (s *Slots) unlock(now int64) {
+	var woken chain
+	s.dispatchLocked(now, &woken)
+	s.mu.Unlock()
+	wake(woken.head)
 }
 
 // Refuse denies everyone who waits, with err.
@@ -262,8 +274,8 @@ func (s *Slots) Refuse(err error, now int64) {
 	var woken chain
 	for l := range s.levels {
 		for n := range s.levels[l] {
-			for flow := s.levels[l][n].first(); flow != nil; flow = s.levels[l][n].first() {
-				s.denyLocked(flow.lines[l][n].head, Denial{Err: err}, &woken)
+			for v := &s.levels[l][n]; len(v.heap) > 0; {
+				s.denyLocked(v.heap[0].lines[l][n].head, Denial{Err: err}, &woken)
 			}
 		}
 	}
@@ -303,24 +315,32 @@ func (s *Slots) Wait() time.Duration {
 // passLocked lets time pass. Those who call have clocks that are a moment apart.
 func (s *Slots) passLocked(now int64) int64 {
 	s.now = max(s.now, now)
-	s.adaptive.look(!s.crowdedLocked(), s.running[short]+s.running[long] >= s.limit)
+	s.adaptive.look(s.crowdedLocked(), s.running[short]+s.running[long] >= s.limit)
 	if s.adaptive.due(s.now) {
 		s.limit = s.adaptive.decide(s.now, s.budget)
 	}
+	s.callLongLocked(s.now)
 	return s.now
 }
 
 // tellingLocked is the lane whose statements tell how the database is doing: the short ones, as long as there are any.
 func (s *Slots) tellingLocked() lane {
-	if s.demand.value < 1 {
+	if s.demand.by(s.now) < 1 {
 		return long
 	}
 	return short
 }
 
-// crowdedLocked reports whether anyone waits because all slots are taken, and not because long statements may not have more.
+// crowdedLocked reports whether anyone waits because all slots are taken, and not because long statements may not have more,
+// or still hold those they were lent.
 func (s *Slots) crowdedLocked() bool {
+	if s.waiting == 0 {
+		return false
+	}
 	n := s.tellingLocked()
+	if n == short && s.running[long] > s.longPart() {
+		return false
+	}
 	for l := range s.levels {
 		if s.levels[l][n].waiting > 0 {
 			return true
@@ -336,19 +356,28 @@ func (s *Slots) mayRunLocked(n lane, f *Flow) bool {
 		(n == short || s.running[long] < s.longSlotsLocked())
 }
 
-// longSlotsLocked is how many slots long statements may have: a quarter, and beyond that what the others have not needed
-// lately, except for one.
+// longPart is how many slots long statements may have at least.
+func (s *Slots) longPart() int { return max(1, s.limit/longShare) }
+
+// longSlotsLocked is how many slots long statements may have: their part, or what the others have not needed lately, except
+// for one, if that is more.
 func (s *Slots) longSlotsLocked() int {
 	if s.switches.noLanes {
 		return s.limit
 	}
-	return max(1, s.limit/longShare, min(s.limit-1, s.limit-int(s.demand.value+.5)))
+	part := s.longPart()
+	idle := min(s.limit-1, s.limit-int(s.demand.by(s.now)+.5))
+	return max(part, idle)
 }
 
 const longShare = 4 // one in so many slots
 
+// laneOf is where requests of a class belong. Once short ones are known, a class that is not may not take all slots either.
 func (s *Slots) laneOf(c *class) lane {
-	if c != nil && c.long && !s.switches.noLanes {
+	switch {
+	case c == nil, s.switches.noLanes:
+		return short
+	case c.long, c.typical.n < fewSamples && c.running >= s.longPart() && s.hold[short].n >= averageOver:
 		return long
 	}
 	return short
@@ -359,7 +388,7 @@ func (s *Slots) noteDemandLocked(now int64) {
 	for l := range s.levels {
 		queued += s.levels[l][short].waiting
 	}
-	s.demand.note(float64(s.running[short]+queued+1), now)
+	s.demand.note(float64(min(s.running[short]+queued+1, s.limit)), now)
 }
 
 // grantLocked gives r a slot.
@@ -367,29 +396,46 @@ func (s *Slots) grantLocked(r *Request, now int64) {
 	r.state = running
 	r.granted = now
 	s.running[r.lane]++
+	r.came = r.lane
 	r.Flow.running++
-	s.oldest.push(r)
-	s.levels[r.Level][r.lane].served.note(now)
-	r.Flow.virtual = max(r.Flow.virtual, s.virtual)
-	s.virtual = r.Flow.virtual
-	r.charge = s.usualLocked(r)
-	r.Flow.use(r.charge)
+	r.class.enter(1)
+	if r.lane == short {
+		s.quick.push(r)
+	}
+	v := &s.levels[r.Level][r.lane]
+	v.served.note(now)
+	v.virtual = max(v.virtual, r.Flow.virtual[r.Level])
+	r.charge = s.usualLocked(r.Flow, r.lane)
+	r.Flow.use(r.Level, r.charge)
 	s.reorderLocked(r.Flow)
+}
+
+// startAnewLocked lets a flow begin, or go on, that nobody waits for: it has not saved up the time it rested.
+func (s *Slots) startAnewLocked(r *Request) {
+	if r.Flow.line(r).len == 0 {
+		own := &r.Flow.virtual[r.Level]
+		*own = max(*own, s.levels[r.Level][r.lane].virtual)
+	}
 }
 
 // stopLocked takes r's slot away and settles what the flow is charged.
 func (s *Slots) stopLocked(r *Request, now int64, took time.Duration) {
 	held := float64(now - r.granted)
 	calm := s.waiting == 0 && float64(s.running[short]+s.running[long]) <= calmShare*float64(s.limit)
-	s.oldest.remove(r)
+	r.state = outside
+	if r.lane == short {
+		s.quick.remove(r)
+	}
 	s.running[r.lane]--
+	r.class.enter(-1)
 	f := r.Flow
 	f.running--
-	f.use(held - r.charge)
+	f.use(r.Level, held-r.charge)
 	s.reorderLocked(f)
-	s.hold[r.lane].note(held)
+	s.hold[r.came].note(held)
+	f.hold[r.came].note(held)
 	if took > 0 {
-		r.class.held(held)
+		r.class.held(held, now)
 		if r.lane == s.tellingLocked() {
 			s.adaptive.note(r.class, float64(took), calm, now)
 		}
@@ -399,47 +445,51 @@ func (s *Slots) stopLocked(r *Request, now int64, took time.Duration) {
 // calmShare is the part of the slots in use up to which statements are taken not to be in each other's way.
 const calmShare = 0.6
 
-// usualLocked is how long a slot is usually held by such a request, in nanoseconds.
-func (s *Slots) usualLocked(r *Request) float64 {
-	if r.class != nil && r.class.hold.n >= fewSamples {
-		return r.class.hold.mean
+// usualLocked is how long a request of a flow usually holds a slot, in nanoseconds.
+func (s *Slots) usualLocked(f *Flow, n lane) float64 {
+	if f.hold[n].n >= fewSamples {
+		return f.hold[n].mean
 	}
-	return s.hold[r.lane].mean
+	return s.meanLocked(n)
 }
 
-// dispatchLocked hands out the slots there are to those who wait, and returns whom to wake.
-func (s *Slots) dispatchLocked(now int64) *Request {
-	if s.waiting == 0 {
-		return nil
+// meanLocked is how long slots are held on average in a lane; 0: nothing has ended yet.
+func (s *Slots) meanLocked(n lane) float64 {
+	if n == long && s.hold[long].n == 0 {
+		return float64(longAfter)
 	}
-	s.callLongLocked(now)
-	var woken chain
-	for s.mayRunLocked(short, nil) {
+	return s.hold[n].mean
+}
+
+// dispatchLocked hands out the slots there are to those who wait, who are to be woken.
+func (s *Slots) dispatchLocked(now int64, woken *chain) {
+	for s.waiting > 0 && s.mayRunLocked(short, nil) {
 		r := s.nextLocked()
 		if r == nil {
-			break
+			return
 		}
-		if d, late := s.lateLocked(r, now, 0); late && s.queue.Mode == Enforce {
-			s.denyLocked(r, d, &woken)
+		if d, late := s.lateLocked(r, now, 0); late && s.refusesLocked(r, d) {
+			s.denyLocked(r, d, woken)
 			continue
+		}
+		if s.turns++; s.turns >= trickle {
+			s.turns = 0
 		}
 		r.Flow.line(r).grants++
 		s.quitLocked(r)
 		s.grantLocked(r, now)
 		woken.add(r)
 	}
-	return woken.head
 }
 
-// callLongLocked moves statements that have been running for long to the lane where they belong, and remembers them as such.
+// callLongLocked moves statements that have been running for long to the lane where they belong.
 func (s *Slots) callLongLocked(now int64) {
-	for r := s.oldest.head; r != nil && now-r.granted > int64(longAfter) && !s.switches.noLanes; r = r.next {
-		if r.lane == short {
-			s.running[short]--
-			r.lane = long
-			s.running[long]++
-			r.class.isLong(float64(now - r.granted))
-		}
+	for r := s.quick.head; r != nil && now-r.granted > int64(longAfter) && !s.switches.noLanes; r = s.quick.head {
+		s.quick.remove(r)
+		s.running[short]--
+		r.lane = long
+		s.running[long]++
+		r.class.runsLong(float64(now-r.granted), now)
 	}
 }
 
@@ -448,9 +498,7 @@ const trickle = 16
 
 // nextLocked is the request to be served next, of those that may be; nil: there is none. It stays where it is.
 func (s *Slots) nextLocked() *Request {
-	s.turns++
-	if s.turns >= trickle {
-		s.turns = 0
+	if s.turns == trickle-1 {
 		for range levelCount - 1 {
 			if s.lower--; s.lower < 1 {
 				s.lower = levelCount - 1
@@ -476,31 +524,30 @@ func (s *Slots) frontLocked(l int) *Request {
 		if !s.mayRunLocked(n, nil) {
 			continue
 		}
-		if f := s.levels[l][n].first(); f != nil && (best == nil || f.virtual < best.virtual) {
+		f := s.levels[l][n].first()
+		switch {
+		case f == nil:
+		case best == nil, f.virtual[l] < best.virtual[l], f == best && f.lines[l][n].head.entered < f.lines[l][in].head.entered:
 			best, in = f, n
 		}
 	}
 	if best == nil {
 		return nil
 	}
-	line := &best.lines[l][in]
-	if s.switches.newestFirst && line.standing {
-		return line.tail
-	}
-	return line.head
+	return best.lines[l][in].head
 }
 
 // joinLocked puts r at the end of its line.
 func (s *Slots) joinLocked(r *Request, line *line) {
 	r.state = waiting
 	line.arrivals++
+	s.startAnewLocked(r)
 	line.push(r)
 	s.waiting++
-	lv := &s.levels[r.Level][r.lane]
-	lv.waiting++
+	v := &s.levels[r.Level][r.lane]
+	v.waiting++
 	if line.len == 1 {
-		r.Flow.virtual = max(r.Flow.virtual, s.virtual) // who rested has saved nothing up
-		lv.activate(r.Flow, s.switches.noFairness)
+		v.activate(r.Flow)
 		s.reorderLocked(r.Flow)
 	}
 }
@@ -510,13 +557,13 @@ func (s *Slots) quitLocked(r *Request) {
 	line := r.Flow.line(r)
 	line.remove(r)
 	s.waiting--
-	lv := &s.levels[r.Level][r.lane]
-	lv.waiting--
+	v := &s.levels[r.Level][r.lane]
+	v.waiting--
 	if line.len == 0 {
 		line.empty()
-		lv.deactivate(r.Flow)
-	} else if lv.arrival {
-		lv.reorder(r.Flow)
+		v.deactivate(r.Flow)
+	} else if v.arrival {
+		v.reorder(r.Flow)
 	}
 }
 

@@ -18,6 +18,7 @@ type world struct {
 	slots *limiter.Slots
 
 	cores   float64
+	rubs    float64     // the part of its speed that the database loses by each query that has no processor to itself
 	inside  []*function // what the database works on
 	events  []event     // a heap by time
 	counter int
@@ -26,7 +27,6 @@ type world struct {
 	kinds   []*kind
 	horizon int64
 	limits  []int // the limit, every 100 ms
-	goods   []int64
 }
 
 type event struct {
@@ -42,14 +42,32 @@ type kind struct {
 	level    limiter.Level
 	class    limiter.Fingerprint
 	perSec   func(now int64) float64
-	work     func(*rand.Rand) time.Duration // of processor time
-	sleep    time.Duration                  // of time in the database without it
-	deadline time.Duration                  // after which it is gone
-	tells    bool                           // what its deadline is
+	work     func(*rand.Rand) time.Duration                 // of processor time
+	sleep    time.Duration                                  // of time in the database without it
+	deadline time.Duration                                  // after which it is gone
+	patience func(*rand.Rand) time.Duration                 // the same, one by one; nil: deadline
+	tells    bool                                           // what its deadline is
+	retries  func(limiter.Denial, *rand.Rand) time.Duration // when it asks again after a denial; nil: never
 
-	offered, good, late, denied int
-	latency, refusal            []time.Duration
+	outcomes []outcome
 }
+
+// outcome is what became of a function.
+type outcome struct {
+	end               ending
+	arrived, sent, at int64
+	started           int64         // in the database
+	worked            time.Duration // of the database for it
+	entries           int           // times it asked
+}
+
+type ending uint8
+
+const (
+	good   ending = iota
+	late          // it was gone before it had an answer
+	denied        // and it did not ask again
+)
 
 // function is one of a kind on its way. It is its own Waker.
 type function struct {
@@ -60,8 +78,11 @@ type function struct {
 	sent    int64 // to weir
 	left    float64
 	started int64
-	sleeps  time.Duration
-	place   int
+	wakes   int64 // when it has slept enough
+	work    time.Duration
+	until   int64 // its deadline
+	entries int
+	asked   bool // weir, and has had no answer yet, or runs
 	gone    bool
 	done    bool
 }
@@ -128,7 +149,9 @@ func (w *world) run(end time.Duration) {
 			return
 		}
 		w.pass(next)
-		w.finish(finishing)
+		if w.now >= finishing.wakes {
+			w.finish(finishing)
+		}
 	}
 }
 
@@ -139,7 +162,8 @@ func (w *world) speed() float64 {
 			running++
 		}
 	}
-	return min(1, w.cores/float64(max(running, 1)))
+	each := min(1, w.cores/float64(max(running, 1)))
+	return each / (1 + w.rubs*max(0, float64(running)-w.cores))
 }
 
 // pass lets the database work until then.
@@ -153,15 +177,15 @@ func (w *world) pass(then int64) {
 	w.now = then
 }
 
-// nextFinish is who finishes its processor time first, and when.
+// nextFinish is who is through with its processor time first, and when.
 func (w *world) nextFinish() (int64, *function) {
 	var first *function
 	for _, f := range w.inside {
-		if f.left >= 0 && !f.done && (first == nil || f.left < first.left) && f.sleeps == 0 {
+		if (f.left > 0 || w.now >= f.wakes) && (first == nil || f.left < first.left) {
 			first = f
 		}
 	}
-	if first == nil {
+	if first == nil || first.left > 0 && w.cores == 0 {
 		return 0, nil
 	}
 	return w.now + int64(math.Ceil(first.left/w.speed())), first
@@ -186,11 +210,20 @@ func (w *world) arrive(k *kind) {
 }
 
 func (w *world) launch(k *kind) {
-	k.offered++
 	f := &function{w: w, kind: k, arrived: w.now}
-	w.at(w.now+int64(k.deadline), f.giveUp)
-	if w.free == 0 {
-		w.pending = append(w.pending, f)
+	patience := k.deadline
+	if k.patience != nil {
+		patience = k.patience(w.rng)
+	}
+	f.until = w.now + int64(patience)
+	w.at(f.until, f.giveUp)
+	f.connect()
+}
+
+// connect takes a kept connection, or waits for one.
+func (f *function) connect() {
+	if f.w.free == 0 {
+		f.w.pending = append(f.w.pending, f)
 		return
 	}
 	f.send()
@@ -201,18 +234,21 @@ func (f *function) send() {
 	w, k := f.w, f.kind
 	w.free--
 	f.sent = w.now
+	f.asked = true
+	f.entries++
 	f.Request = limiter.Request{Flow: k.flow, Level: k.level, Class: k.class, Waker: f}
 	if k.tells {
-		f.Deadline = f.arrived + int64(k.deadline)
+		f.Deadline = f.until
 	}
 	switch w.slots.Enter(&f.Request, w.now) {
 	case limiter.Granted:
 		f.start()
 	case limiter.Denied:
-		f.denied()
+		f.denied(f.Denial())
 	case limiter.Waiting:
 		if wait := w.slots.Wait(); wait > 0 {
-			w.at(w.now+int64(wait), f.waitedOut)
+			sent := f.sent
+			w.at(w.now+int64(wait), func() { f.waitedOut(sent) })
 		}
 	}
 }
@@ -224,7 +260,7 @@ func (f *function) Wake() {
 			f.w.slots.Leave(&f.Request, f.w.now, 0)
 		case f.gone:
 		case f.Denial().Err != nil:
-			f.denied()
+			f.denied(f.Denial())
 		default:
 			f.start()
 		}
@@ -233,42 +269,47 @@ func (f *function) Wake() {
 
 func (f *function) start() {
 	w := f.w
-	f.left = float64(f.kind.work(w.rng))
+	f.work = f.kind.work(w.rng)
+	f.left = float64(f.work)
 	f.started = w.now
+	f.wakes = w.now + int64(f.kind.sleep)
 	w.inside = append(w.inside, f)
-	if f.kind.sleep > 0 {
-		f.sleeps = f.kind.sleep
-		w.at(w.now+int64(f.sleeps), func() { f.sleeps = 0 })
-	}
+	w.at(f.wakes, func() {})
 }
 
 func (w *world) finish(f *function) {
-	f.done = true
 	i := slices.Index(w.inside, f)
 	w.inside = slices.Delete(w.inside, i, i+1)
 	w.slots.Leave(&f.Request, w.now, time.Duration(w.now-f.started))
-	if f.gone {
-		return
-	}
-	f.kind.good++
-	f.kind.latency = append(f.kind.latency, time.Duration(w.now-f.arrived))
-	w.goods = append(w.goods, w.now)
+	f.end(good)
 	f.release()
 }
 
-func (f *function) denied() {
+func (f *function) end(e ending) {
+	f.done = true
+	f.kind.outcomes = append(f.kind.outcomes, outcome{e, f.arrived, f.sent, f.w.now, f.started, f.work, f.entries})
+}
+
+func (f *function) denied(d limiter.Denial) {
 	if f.done || f.gone {
 		return
 	}
-	f.done = true
-	f.kind.denied++
-	f.kind.refusal = append(f.kind.refusal, time.Duration(f.w.now-f.sent))
+	if f.kind.retries == nil {
+		f.end(denied)
+	} else {
+		f.w.at(f.w.now+int64(f.kind.retries(d, f.w.rng)), func() {
+			if !f.gone {
+				f.connect()
+			}
+		})
+	}
 	f.release()
 }
 
-func (f *function) waitedOut() {
-	if !f.done && !f.gone && f.w.slots.Abandon(&f.Request, f.w.now) {
-		f.denied()
+// waitedOut is the end of a wait that began then.
+func (f *function) waitedOut(sent int64) {
+	if !f.done && !f.gone && f.sent == sent && f.w.slots.Abandon(&f.Request, f.w.now) {
+		f.denied(f.w.slots.TimedOut(&f.Request, f.w.now))
 	}
 }
 
@@ -280,24 +321,25 @@ func (f *function) giveUp() {
 		return
 	}
 	f.gone = true
-	f.kind.late++
+	f.end(late)
 	if i := slices.Index(w.pending, f); i >= 0 {
 		w.pending = slices.Delete(w.pending, i, i+1)
 		return
 	}
 	if i := slices.Index(w.inside, f); i >= 0 {
-		f.done = true
 		w.inside = slices.Delete(w.inside, i, i+1)
 		w.slots.Leave(&f.Request, w.now, 0)
-	} else {
+		f.release()
+	} else if f.asked {
 		w.slots.Abandon(&f.Request, w.now)
+		f.release()
 	}
-	f.release()
 }
 
 // release gives the connection to the next function that wants one.
 func (f *function) release() {
 	w := f.w
+	f.asked = false
 	w.free++
 	if len(w.pending) > 0 {
 		next := w.pending[0]
@@ -306,7 +348,48 @@ func (f *function) release() {
 	}
 }
 
-func (k *kind) goodput() float64 { return float64(k.good) / float64(max(k.offered, 1)) }
+// tally is the sum of outcomes.
+type tally struct {
+	offered, good, late, denied int
+	latency, refusal            []time.Duration
+	worked                      time.Duration // for the good ones
+	entries                     int
+}
+
+// arrived is what became of those who came between the two times.
+func (k *kind) arrived(from, to time.Duration) tally {
+	return k.tally(func(o outcome) bool { return o.arrived >= int64(from) && o.arrived < int64(to) })
+}
+
+// ended is what became of those whose end was between the two times.
+func (k *kind) ended(from, to time.Duration) tally {
+	return k.tally(func(o outcome) bool { return o.at >= int64(from) && o.at < int64(to) })
+}
+
+func (k *kind) tally(counts func(outcome) bool) (t tally) {
+	for _, o := range k.outcomes {
+		if !counts(o) {
+			continue
+		}
+		t.offered++
+		t.entries += o.entries
+		switch o.end {
+		case good:
+			t.good++
+			t.worked += o.worked
+			t.latency = append(t.latency, time.Duration(o.at-o.arrived))
+		case late:
+			t.late++
+		case denied:
+			t.denied++
+			t.refusal = append(t.refusal, time.Duration(o.at-o.sent))
+		}
+	}
+	return t
+}
+
+// kept is the part of them that had an answer in time.
+func (t tally) kept() float64 { return float64(t.good) / float64(max(t.offered, 1)) }
 
 func percentile(d []time.Duration, p float64) time.Duration {
 	if len(d) == 0 {
@@ -329,6 +412,9 @@ func oltp(perSec func(int64) float64) *kind {
 		work: between(3*time.Millisecond, 5*time.Millisecond), deadline: time.Second,
 	}
 }
+
+// unbounded connections are kept.
+const unbounded = -1
 
 const capacity = 250.0
 

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -43,6 +44,7 @@ type resetting struct {
 	cancelAt bool   // a cancel was sent: one more round trip proves that it has arrived
 	waited   time.Duration
 	ours     bool // what runs is our own cleaning: an error is the end
+	lost     bool // how many ReadyForQuery come ahead of the answer to our ROLLBACK is not certain
 	skip     int  // bytes of a long message that are still to come
 	over     bool
 }
@@ -153,18 +155,28 @@ func (r *resetting) Run() {
 	r.l.Arm(&r.s.timer, cancelAgain, r)
 }
 
+var tagRollback = []byte("ROLLBACK\x00")
+
+// failCopy ends COPY data. In the extended protocol, a Sync that was sent behind the command, ahead of the data, is ignored with them,
+// unless a cancel request comes between the two: so it is what is answered to a ROLLBACK of ours that tells that the server has come so
+// far.
 func (r *resetting) failCopy() {
 	r.left.CopyIn = false
 	r.out = pgwire.AppendMessage(r.out, pgwire.CopyFail, []byte("the client has left\x00"))
 	if r.left.Extended {
+		r.lost = true
+		r.left.Owed = 0
 		r.sync()
+		r.out = pgwire.AppendQuery(r.out, "ROLLBACK")
 	}
 	r.flush()
 }
 
-// abort ends a batch that the client has not ended: with an error, so that none of it is committed.
+// abort ends a batch that the client has not ended: with an error, so that none of it is committed. Should COPY have begun by then, it
+// must end as COPY does: any other message within its data would cost the connection. Outside COPY that is ignored.
 func (r *resetting) abort() {
 	r.aborted = true
+	r.out = pgwire.AppendMessage(r.out, pgwire.CopyFail, []byte("the client has left\x00"))
 	r.out = pgwire.AppendMessage(r.out, pgwire.Describe, []byte("Sthe client has left before Sync\x00"))
 	r.sync()
 }
@@ -241,10 +253,15 @@ func (r *resetting) hear(b []byte) bool {
 			if r.left.CopyEnds || r.aborted {
 				break
 			}
-			if r.left.Extended {
-				r.left.Owed = 0 // the Sync behind the command is taken for COPY data, and ignored
-			}
 			r.failCopy()
+		case pgwire.CommandComplete:
+			if r.lost && len(b) < pgwire.HeaderSize+body {
+				r.s.carry = append(r.s.carry[:0], b...)
+				return true
+			}
+			if r.lost && bytes.Equal(b[pgwire.HeaderSize:][:body], tagRollback) {
+				r.lost = false
+			}
 		}
 		r.skip = pgwire.HeaderSize + body
 	}
@@ -257,6 +274,9 @@ func (r *resetting) heard(t byte, body []byte) bool {
 	case pgwire.ReadyForQuery:
 		if len(body) != 1 || r.left.Owed == 0 {
 			return false
+		}
+		if r.lost {
+			break
 		}
 		r.left.Owed--
 		r.left.Status = body[0]

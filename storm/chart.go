@@ -12,7 +12,7 @@ const (
 	chartWidth  = 480.0
 	chartHeight = 230.0
 	plotLeft    = 52.0
-	plotRight   = chartWidth - 10
+	plotRight   = chartWidth - 18
 	plotTop     = 10.0
 	plotBottom  = chartHeight - 26
 	mostPoints  = 240 // of a line
@@ -40,6 +40,7 @@ type chartMark struct {
 	Label string
 	X     float64
 	Row   float64 // where its label is, so that labels do not cover each other
+	Left  bool    // of the line, where there is no room on the right
 }
 
 type chartTick struct {
@@ -123,11 +124,11 @@ func path(cv curve, stepSeconds float64, x, y axis) (line, area string) {
 			continue
 		}
 		px, py := x.at((float64(i)+0.5)*stepSeconds), y.at(v)
-		verb := "L"
-		if !pen {
-			verb = "M"
+		if pen {
+			fmt.Fprintf(&b, "L%s %s", number(px), number(py))
+		} else {
+			fmt.Fprintf(&b, "M%s %sh0", number(px), number(py)) // a dot, in case nothing follows
 		}
-		fmt.Fprintf(&b, "%s%s %s", verb, number(px), number(py))
 		if below.Len() == 0 {
 			first = px
 			fmt.Fprintf(&below, "M%s %s", number(px), number(plotBottom))
@@ -166,7 +167,10 @@ func distributionChart(bars []Bar, q Quantiles) chart {
 			c.Bars = append(c.Bars, chartBar{left, top, round(max(0.5, right-left-1)), round(plotBottom - top)})
 		}
 	}
-	c.Marks = []chartMark{{"p50", x.at(q.P50), plotTop + 10}, {"p99", x.at(q.P99), plotTop + 22}}
+	for i, mark := range []chartMark{{Label: "p50", X: x.at(q.P50)}, {Label: "p99", X: x.at(q.P99)}} {
+		mark.Row, mark.Left = plotTop+10+12*float64(i), mark.X > plotRight-40
+		c.Marks = append(c.Marks, mark)
+	}
 	return c
 }
 

@@ -315,9 +315,12 @@ func (c *conn) await() (status byte, refusal *pgwire.Error, err error) {
 				}
 			}
 		case pgwire.ReadyForQuery:
+			if n != 1 {
+				return 0, refusal, pgwire.ErrLength
+			}
 			body, err := c.peek(n)
-			if err != nil || n != 1 {
-				return 0, refusal, cmp.Or(err, pgwire.ErrLength)
+			if err != nil {
+				return 0, refusal, err
 			}
 			status = body[0]
 		case pgwire.CopyInResponse, pgwire.CopyBothResponse:

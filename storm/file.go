@@ -11,7 +11,9 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
 // Bounds of a plan file, whose parser recurses.
@@ -145,13 +147,45 @@ func parseYAML(data []byte) (file *ast.File, err error) {
 			err = errors.New("it is malformed")
 		}
 	}()
-	return parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
+	tokens := lexer.Tokenize(string(data))
+	if tooDeep(tokens) {
+		return nil, errors.New("it is nested too deeply, or too long")
+	}
+	return parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
+}
+
+// tooDeep finds what would cost the parser too much: it recurses for every level and for every key of a section.
+func tooDeep(tokens token.Tokens) bool {
+	const maxKeys, maxDepth = 5000, 16
+	keys, flow, dashes, line := 0, 0, 0, 0
+	for _, t := range tokens {
+		if t.Position.Line != line {
+			line, dashes = t.Position.Line, 0
+		}
+		switch t.Type {
+		case token.MappingValueType:
+			keys++
+		case token.MappingStartType, token.SequenceStartType:
+			flow++
+		case token.MappingEndType, token.SequenceEndType:
+			flow--
+		case token.SequenceEntryType:
+			dashes++
+		}
+		if keys > maxKeys || flow > maxDepth || dashes > maxDepth {
+			return true
+		}
+	}
+	return false
 }
 
 // syntaxError leaves out the lines that the parser shows around a mistake: they may hold a password.
 func syntaxError(err error) (at position, what string) {
 	var e yaml.Error
-	if !errors.As(err, &e) || e.GetToken() == nil || e.GetToken().Position == nil {
+	if !errors.As(err, &e) {
+		return position{}, err.Error() // ours
+	}
+	if e.GetToken() == nil || e.GetToken().Position == nil {
 		return position{}, "it is malformed"
 	}
 	what, _, _ = strings.Cut(e.GetMessage(), "\n")

@@ -18,33 +18,39 @@ type visit struct {
 // deadline is when it is gone, from the beginning of the storm.
 func (v *visit) deadline() time.Duration { return v.at + v.crew.Deadline }
 
-// line is where the functions of one caller come by a connection: at once when one is free or may be opened, else in the
-// order in which they came, until their deadline.
+// line is where the functions of one caller come by a connection: at once when one is free or may be opened, else when one
+// is, until their deadline.
+//
+// The newest goes first. Were it the oldest, then in overload each would get a connection when hardly any of its time is left,
+// whatever the target does, and what is measured would be this line.
 type line struct {
 	open func() *seat // starts one more seat, which waits at its hand
 
 	mu      sync.Mutex // guards what follows
 	room    int        // seats that may be opened yet
-	waiting fifo
+	waiting deque
+	waited  int     // functions that were ever in waiting
 	warm    []*seat // free ones with a connection; the one used last is last, and is taken first
 	cold    []*seat // free ones without
 	ended   bool
 }
 
 // give hands a function to a free seat, or lets it wait.
-func (l *line) give(v visit) {
+func (l *line) give(v visit) (waits bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
-		return
+		return false
 	}
 	s := l.takeLocked()
 	if s == nil {
 		l.waiting.push(v)
-		return
+		l.waited++
+		return true
 	}
 	v.direct = v.attempt == 0
 	s.hand <- v // has room: a seat that is free was handed nothing
+	return false
 }
 
 func (l *line) takeLocked() *seat {
@@ -69,7 +75,7 @@ func (l *line) next(s *seat) (v visit, ok bool) {
 		l.mu.Unlock()
 		return visit{}, false
 	}
-	if v, ok = l.waiting.pop(); !ok {
+	if v, ok = l.waiting.popLast(); !ok {
 		l.freeLocked(s)
 	}
 	l.mu.Unlock()
@@ -87,20 +93,28 @@ func (l *line) freeLocked(s *seat) {
 	}
 }
 
-// sweep takes out the first function in the line when its deadline is over.
+// sweep takes out the oldest function in the line when its deadline is over.
 func (l *line) sweep(now time.Duration) (v visit, expired bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if v, ok := l.waiting.peek(); ok && v.deadline() <= now {
-		return l.waiting.pop()
+	v, ok := l.waiting.first()
+	if !ok || v.deadline() > now {
+		return visit{}, false
 	}
-	return visit{}, false
+	l.waiting.dropFirst()
+	return v, true
 }
 
 func (l *line) length() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.waiting.n
+}
+
+func (l *line) waitedSoFar() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waited
 }
 
 // end sends all seats home: now those that are free, the others when they are.
@@ -113,37 +127,43 @@ func (l *line) end() {
 	}
 }
 
-// fifo is a ring that grows.
-type fifo struct {
-	ring  []visit
-	first int
-	n     int
+// deque is a ring of functions, in the order in which they came, that grows.
+type deque struct {
+	ring []visit
+	head int // where the first is
+	n    int
 }
 
-func (f *fifo) push(v visit) {
-	if f.n == len(f.ring) {
-		grown := make([]visit, max(64, 2*f.n))
-		for i := range f.n {
-			grown[i] = f.ring[(f.first+i)%len(f.ring)]
+func (d *deque) at(i int) *visit { return &d.ring[(d.head+i)%len(d.ring)] }
+
+func (d *deque) push(v visit) {
+	if d.n == len(d.ring) {
+		grown := make([]visit, max(64, 2*d.n))
+		for i := range d.n {
+			grown[i] = *d.at(i)
 		}
-		f.ring, f.first = grown, 0
+		d.ring, d.head = grown, 0
 	}
-	f.ring[(f.first+f.n)%len(f.ring)] = v
-	f.n++
+	d.n++
+	*d.at(d.n - 1) = v
 }
 
-func (f *fifo) peek() (v visit, ok bool) {
-	if f.n == 0 {
+func (d *deque) popLast() (v visit, ok bool) {
+	if d.n == 0 {
 		return visit{}, false
 	}
-	return f.ring[f.first], true
+	d.n--
+	return *d.at(d.n), true
 }
 
-func (f *fifo) pop() (v visit, ok bool) {
-	if v, ok = f.peek(); ok {
-		f.ring[f.first] = visit{}
-		f.first = (f.first + 1) % len(f.ring)
-		f.n--
+func (d *deque) first() (v visit, ok bool) {
+	if d.n == 0 {
+		return visit{}, false
 	}
-	return v, ok
+	return *d.at(0), true
+}
+
+func (d *deque) dropFirst() {
+	d.head = (d.head + 1) % len(d.ring)
+	d.n--
 }

@@ -26,7 +26,8 @@ func TestParseLoad(t *testing.T) {
 		},
 		"100/s for 1s, add 200/s every 5s up to 450/s": {
 			{From: 100, To: 100, For: time.Second},
-			{From: 300, To: 300, For: 5 * time.Second}, {From: 450, To: 450, For: 5 * time.Second},
+			{From: 300, To: 300, For: 5 * time.Second},
+			{From: 450, To: 450, For: 5 * time.Second},
 		},
 	}
 	for text, want := range tests {

@@ -52,7 +52,7 @@ type Caller struct {
 
 	Share  float64 // of the plan's load; without one, callers divide what is left
 	Load   Load    // instead of a share
-	Weight float64 // what its goodput ought to be in proportion to, for the index of fairness (its share, or 1)
+	Weight float64 // what its goodput ought to be in proportion to, for the index of fairness (its part of all functions)
 
 	// Connections is how many it keeps, or has at the same time when they are fresh (its part of the plan's).
 	Connections int
@@ -113,7 +113,7 @@ func (p Plan) Validate() error {
 
 func (p Plan) withDefaults() Plan {
 	p.Name = cmp.Or(p.Name, "target")
-	p.Function = p.Function.or(Function{SQL: defaultSQL, Transactions: 1, Deadline: 3 * time.Second})
+	p.Function = p.or(Function{SQL: defaultSQL, Transactions: 1, Deadline: 3 * time.Second})
 	p.Connections = cmp.Or(p.Connections, Fresh)
 	p.Kept = cmp.Or(p.Kept, 100)
 	p.MaxConnections = cmp.Or(p.MaxConnections, 1000)
@@ -189,7 +189,7 @@ func (p Plan) checkTexts() error {
 }
 
 func (p Plan) checkNumbers() error {
-	if err := p.Function.check(""); err != nil {
+	if err := p.check(""); err != nil {
 		return err
 	}
 	for _, n := range []struct {
@@ -266,8 +266,8 @@ func (p *prepared) prepareCallers() error {
 		if c.Priority != "" && !slices.Contains(priorities, c.Priority) {
 			return mistake(path+"priority", "%q is not a priority; expected critical, normal, batch or sheddable", c.Priority)
 		}
-		c.Function = c.Function.or(p.Function)
-		if err := c.Function.check(path); err != nil {
+		c.Function = c.or(p.Function)
+		if err := c.check(path); err != nil {
 			return err
 		}
 		if len(c.Load.Phases) > 0 && c.Share != 0 {
@@ -294,11 +294,23 @@ func (p *prepared) prepareCallers() error {
 				return mistake(fmt.Sprintf("callers[%d].load", i), "%v", err)
 			}
 		}
-		ready.Weight = cmp.Or(c.Weight, ready.part)
 		p.crews = append(p.crews, ready)
 		p.lasting = max(p.lasting, ready.Load.Duration())
 	}
+	p.weigh()
 	return nil
+}
+
+// weigh gives callers without a weight the part that they have of all functions.
+func (p *prepared) weigh() {
+	all := 0.0
+	for _, c := range p.crews {
+		all += c.Load.expected() * c.part
+	}
+	for i := range p.crews {
+		c := &p.crews[i]
+		c.Weight = cmp.Or(c.Weight, c.Load.expected()*c.part/all)
+	}
 }
 
 var priorities = []string{"critical", "normal", "batch", "sheddable"}

@@ -179,6 +179,20 @@ func TestMistakesInPlanFilesSayWhereAndWhat(t *testing.T) {
 	}
 }
 
+func TestPlanFilesThatWouldCostTooMuch(t *testing.T) {
+	for name, text := range map[string]string{
+		"deep":       strings.Repeat("[", 500_000),
+		"dashes":     strings.Repeat("- ", 500_000),
+		"many keys":  strings.Repeat("a: b\n", 6000),
+		"a megabyte": strings.Repeat("#", 1<<20+1),
+	} {
+		_, err := storm.ParseFile("plan.yaml", []byte(text), planEnvironment)
+		if err == nil || !strings.Contains(err.Error(), "too long") && !strings.Contains(err.Error(), "larger than 1 MiB") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
 func golden(t *testing.T, path, got string) {
 	t.Helper()
 	if *update {

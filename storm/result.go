@@ -114,7 +114,7 @@ type Bar struct {
 }
 
 // Generator is how well the storm kept to its own schedule. A function lags when it begins later than planned although a
-// connection was free: then the generator had no processor, and what it measured is not the database.
+// connection was free, or gets in line for one later: then the generator had no processor, and what it measured is itself.
 type Generator struct {
 	Lag           Quantiles `json:"lag"`
 	Starved       bool      `json:"starved"` // the 99th percentile is beyond what the deadline makes negligible

@@ -135,6 +135,9 @@ func (r *run) leave(c *conn) {
 
 // open logs each caller in once, measures the work, and opens the connections that are kept.
 func (r *run) open() error {
+	if err := r.checkFiles(); err != nil {
+		return err
+	}
 	var first []*conn
 	defer func() {
 		for _, c := range first {
@@ -153,7 +156,7 @@ func (r *run) open() error {
 	}
 	if r.plan.Connections == Fresh {
 		for _, cr := range r.crews {
-			cr.line.room = cr.Caller.Connections
+			cr.line.room = cr.Connections
 		}
 		return r.ctx.Err()
 	}
@@ -162,6 +165,28 @@ func (r *run) open() error {
 	}
 	first = nil // they have seats now
 	return r.ctx.Err()
+}
+
+// checkFiles says before the storm what would otherwise come to light in the middle of it.
+func (r *run) checkFiles() error {
+	var limit unix.Rlimit
+	if r.plan.Connections != Kept || unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return nil
+	}
+	const others = 32 // files of this process
+	if count := r.connections(); uint64(count+others) > limit.Cur {
+		return fmt.Errorf("%d connections are more than the %d open files that this process may have; raise that with ulimit -n", count, limit.Cur)
+	}
+	return nil
+}
+
+// connections is how many there may be at the same time.
+func (r *run) connections() int {
+	n := 0
+	for _, cr := range r.crews {
+		n += cr.Connections
+	}
+	return n
 }
 
 // firstLogin finds the way to the server, when it is the first of all, and tries who the caller says it is.
@@ -183,11 +208,17 @@ func (r *run) firstLogin(cr *crew, find bool) (*conn, error) {
 		if !slices.Contains(failures, err.Error()) { // in clear it is often the same as with TLS
 			failures = append(failures, err.Error())
 		}
-		if said, ok := errors.AsType[*pgwire.Error](err); ok && !isRefusal(said) {
-			break // a server that was reached has the last word
+		if hasLastWord(err, way) {
+			break
 		}
 	}
 	return nil, errors.New(strings.Join(failures, "; "))
+}
+
+// hasLastWord says that no other way to the server will do, as libpq and pgx see it. A server may refuse who comes in clear.
+func hasLastWord(err error, way route) bool {
+	said, ok := errors.AsType[*pgwire.Error](err)
+	return ok && (hasPrefix(said.Code, "28P01", "3D000", "42501") || said.Code == "28000" && way.tls != nil)
 }
 
 func (r *run) prepareWork(cr *crew, c *conn) (err error) {
@@ -208,7 +239,7 @@ func (r *run) prepareWork(cr *crew, c *conn) (err error) {
 
 // openKept fills the line with free seats. Those whose connection cannot be opened stay cold: a function will try.
 func (r *run) openKept(cr *crew, first *conn) {
-	conns := make([]*conn, cr.Caller.Connections)
+	conns := make([]*conn, cr.Connections)
 	conns[0] = first
 	var next atomic.Int64
 	var mu sync.Mutex // guards r.cold and r.coldErr
@@ -296,7 +327,10 @@ func (r *run) start(v visit) {
 		r.tally.expired(&gone, waiting)
 		r.ended()
 	}
-	v.crew.line.give(v)
+	late := r.now() - v.at
+	if v.crew.line.give(v) {
+		r.tally.lagged(late) // its seat cannot tell how much of its wait is the generator's fault
+	}
 }
 
 // ended takes note that a function has come to its end, whichever.
@@ -379,7 +413,7 @@ func (r *run) result() *Result {
 		Setup: Setup{
 			Load: p.Load.String(), Connections: string(p.Connections), DeadlineMs: ms(p.Deadline), SayDeadline: p.SayDeadline,
 			Retries: p.Retries, HeedHint: p.HeedHint, WorkMs: ms(p.Work), RowsPerMillisecond: r.perMilli, Transactions: p.Transactions,
-			WarmupSeconds: p.Warmup.Seconds(), Seed: p.Seed,
+			WarmupSeconds: p.Warmup.Seconds(), Seed: p.Seed, Count: r.connections(),
 		},
 		Callers: []CallerResult{},
 	}
@@ -391,7 +425,6 @@ func (r *run) result() *Result {
 		cr := CallerResult{Name: r.crews[i].Name, Weight: r.crews[i].Weight, Outcome: c.outcome(seconds)}
 		cr.SeriesOffered, cr.SeriesGood = t.callerLists(i)
 		result.Callers = append(result.Callers, cr)
-		result.Setup.Count += r.crews[i].Caller.Connections
 		parts = append(parts, float64(c.good)/cr.Weight)
 		whole.add(c)
 		deadline = min(deadline, r.crews[i].Deadline)
@@ -416,6 +449,14 @@ func (r *run) warnings(result *Result) []string {
 	if result.Generator.Starved {
 		all = append(all, fmt.Sprintf("the generator fell behind its own schedule (99%% within %.1f ms, at most %.1f ms): it lacks processor time, so do not trust these figures",
 			result.Generator.Lag.P99, result.Generator.Lag.Max))
+	}
+	waited := 0
+	for _, cr := range r.crews {
+		waited += cr.line.waitedSoFar()
+	}
+	if waited > 0 && r.plan.Connections == Fresh {
+		all = append(all, fmt.Sprintf("%d times a function had to wait until there were fewer than %d connections, which is the plan's limit and not the target's",
+			waited, result.Setup.Count))
 	}
 	if r.cold > 0 {
 		all = append(all, fmt.Sprintf("%d of %d connections could not be opened before the storm: %s", r.cold, result.Setup.Count, complaint(r.coldErr)))

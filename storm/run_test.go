@@ -167,6 +167,14 @@ func TestFunctionsAndTheirConnections(t *testing.T) {
 				t.Errorf("%d connections, %d goodbyes, want 2", d.opened, d.goodbyes)
 			}
 		},
+		"of those who wait, the newest goes first": func(t *testing.T) {
+			d := &database{answer: takes(100 * time.Millisecond)}
+			load, _ := storm.ParseLoad("1 at once every 10ms up to 4")
+			r := d.storm(t, storm.Plan{Load: load, Connections: storm.Kept, Kept: 1})
+			if r.Good != 4 || r.Latency.Max != 390 || r.Latency.Mean != (100+170+280+390)/4 {
+				t.Errorf("latency %+v: they start at 0, 10, 20 and 30 ms and end at 100, 400, 300 and 200 ms", r.Latency)
+			}
+		},
 		"latency counts from the moment a function was to start, also behind a server that hangs": func(t *testing.T) {
 			d := &database{answer: func(n int, _ string) (time.Duration, []byte) {
 				if n == 1 {
@@ -184,6 +192,9 @@ func TestFunctionsAndTheirConnections(t *testing.T) {
 			r := d.storm(t, storm.Plan{Load: storm.Together(9), MaxConnections: 3})
 			if r.Good != 9 || r.Latency.Max != 60 {
 				t.Errorf("good %d, latency %+v", r.Good, r.Latency)
+			}
+			if len(r.Warnings) != 1 || !strings.HasPrefix(r.Warnings[0], "6 times a function had to wait until there were fewer than 3 connections") {
+				t.Errorf("warnings %q", r.Warnings)
 			}
 		},
 		"several statements are a block, each in a round trip": func(t *testing.T) {
@@ -447,6 +458,20 @@ func TestCallersHaveTheirOwn(t *testing.T) {
 			}
 			if shops != 15 {
 				t.Errorf("%d of 20 connections are those of quick, want its share", shops)
+			}
+		},
+		"a load, and a weight that is its part of all functions unless it says another": func(t *testing.T) {
+			d := &database{}
+			r := d.storm(t, storm.Plan{Load: storm.Together(60), Callers: []storm.Caller{
+				{Name: "half", Share: 0.5}, {Name: "rest", Weight: 7}, {Name: "own", Load: storm.Together(40)},
+			}})
+			for i, want := range []struct {
+				offered uint64
+				weight  float64
+			}{{30, 0.3}, {30, 7}, {40, 0.4}} {
+				if c := r.Callers[i]; c.Offered != want.offered || c.Weight != want.weight {
+					t.Errorf("%s: %d offered, weight %v, want %+v", c.Name, c.Offered, c.Weight, want)
+				}
 			}
 		},
 		"the warm-up is in the series only": func(t *testing.T) {

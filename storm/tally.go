@@ -109,6 +109,13 @@ func (t *tally) started(v *visit) {
 	}
 }
 
+// lagged counts by how much a function is given to its line too late.
+func (t *tally) lagged(d time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lag.add(d)
+}
+
 // tried counts an attempt that begins. When a connection was free at once, it ought to begin when it was planned.
 func (t *tally) tried(v *visit, at time.Duration) {
 	t.mu.Lock()

@@ -120,6 +120,9 @@ func (r *Result) latencyRows() [][]string {
 	if r.Good > 0 {
 		add("latency of the good", r.Latency)
 	}
+	if r.Transaction.Count > 0 {
+		add("each transaction", r.Transaction)
+	}
 	if r.Login != nil {
 		add("login", *r.Login)
 	}

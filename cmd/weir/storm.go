@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/weirproxy/weir/storm"
 )
@@ -66,13 +65,17 @@ func (c stormCmd) Run(ctx context.Context, term terminal) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	_, undo := tuneRuntime()
-	defer undo()
+	if os.Getenv("GOGC") == "" {
+		defer paceCollector()() // logins leave as much garbage here as in a proxy
+	}
 
 	line := progressLine{out: term.err, watched: isTerminal(term.err)}
 	report, err := storm.Compare(ctx, plan, targets, line.show)
 	line.clear()
 	if err != nil {
+		if ctx.Err() != nil {
+			err = errors.New("interrupted before the storm began")
+		}
 		return errors.Join(err, outputs.discard())
 	}
 	return outputs.write(report)
@@ -284,9 +287,10 @@ func (l *progressLine) show(target string, p storm.Progress) {
 	if !l.watched {
 		return
 	}
-	text := fmt.Sprintf("%s %s/%s   offered %.0f/s   good %.0f/s   refused %.0f/s   timed out %.0f/s   p99 %s   in flight %d, waiting %d",
-		target, p.Elapsed.Round(time.Second), p.Duration, p.Offered, p.Good, p.Refused, p.TimedOut,
-		p.P99.Round(100*time.Microsecond), p.InFlight, p.Waiting)
+	text := fmt.Sprintf("%s %.0fs/%.0fs  offered %.0f/s good %.0f refused %.0f late %.0f  p99 %s  in flight %d",
+		target, p.Elapsed.Seconds(), p.Duration.Seconds(), p.Offered, p.Good, p.Refused, p.TimedOut, milliseconds(p.P99.Seconds()*1000), p.InFlight)
+	const narrow = 79 // columns; a line that wraps cannot be written over
+	text = text[:min(len(text), narrow)]
 	_, _ = fmt.Fprintf(l.out, "\r%s%s", text, strings.Repeat(" ", max(0, l.wide-len(text))))
 	l.wide = len(text)
 }

@@ -86,6 +86,8 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 		Version:    buildVersion(),
 		Stats:      w.server.Stats,
 		Fleet:      w.fleetStats,
+		Sessions:   w.server.Sessions,
+		Refusals:   w.refusals,
 		Ready:      w.server.Ready,
 		Log:        log,
 	})

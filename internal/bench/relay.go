@@ -25,21 +25,45 @@ func (b *bench) relay(ctx context.Context) error {
 	return b.relayTLS(ctx)
 }
 
-// relayPrepared leaves PgBouncer out: Debian's 1.18 has no prepared statements in transaction mode.
+// relayPrepared leaves out who has no prepared statements in transaction mode, as PgBouncer before 1.21.
 func (b *bench) relayPrepared(ctx context.Context, sides []*side) error {
-	last := sides[len(sides)-1]
-	if last.name != weir {
-		return nil
-	}
-	probe := load{mode: "prepared", clients: 2, seconds: 1}
-	if _, err := b.lab.pgbenchRun(ctx, last, probe); err != nil {
-		if ctx.Err() != nil {
+	var able []*side
+	for _, s := range sides {
+		probe := load{mode: "prepared", clients: 2, seconds: 1}
+		_, err := b.lab.pgbenchRun(ctx, s, probe)
+		switch {
+		case err == nil:
+			able = append(able, s)
+		case ctx.Err() != nil:
 			return ctx.Err()
+		default:
+			b.progress("%s takes no prepared statements", s.name)
 		}
-		b.results.section(section{title: "Relay, prepared", note: "weir does not take `pgbench -M prepared` yet: " + shorten(err.Error())})
-		return nil
 	}
-	return b.relayMode(ctx, []*side{sides[0], last}, "prepared", "prepared")
+	if err := b.relayMode(ctx, able, "prepared", "prepared"); err != nil {
+		return err
+	}
+	if last := able[len(able)-1]; last.name == weir {
+		return b.preparedToExtended(ctx, last)
+	}
+	return nil
+}
+
+// preparedToExtended is what the text of a statement costs that is sent with each query, to one that is sent once.
+func (b *bench) preparedToExtended(ctx context.Context, s *side) error {
+	cpu := series{}
+	modes := []string{"extended", "prepared"}
+	for round := range b.rounds(7) {
+		for _, mode := range turns(modes, round) {
+			got, err := b.lab.pgbenchRun(ctx, s, load{mode: mode, clients: relayClients, seconds: 2, rate: 3000})
+			if err != nil {
+				return err
+			}
+			cpu.add(mode, got.cpu)
+		}
+	}
+	b.results.atMost("CPU per query, prepared, to weir's own extended", 1.0, cpu.ratio("prepared", "extended"), "%.2f×", "")
+	return nil
 }
 
 func (b *bench) relayTLS(ctx context.Context) error {

@@ -188,9 +188,9 @@ func (s *session) runBlock(chunk []byte, body int) bool {
 	if s.statements == nil {
 		s.statements = new(statements)
 	}
-	s.statements.unnamed = nil // a Query ends it
+	s.statements.unnamed = statement{} // a Query ends it
 	if chunk[0] == pgwire.Parse {
-		s.statements.unnamed = s.contentOf(chunk[pgwire.HeaderSize+1 : pgwire.HeaderSize+body])
+		s.statements.unnamed.content = s.contentOf(chunk[pgwire.HeaderSize+1 : pgwire.HeaderSize+body])
 	}
 	out := append(s.w.out[:0], before...)
 	out = append(appendHeader(out, pgwire.CommandComplete, len(tags[c])+1), tags[c]...)
@@ -284,7 +284,7 @@ func (s *session) endsBlock(chunk []byte, body int) bool {
 	case pgwire.Parse:
 		sql, _, _ = pgwire.CString(have[len(name)+1:])
 	case pgwire.Bind:
-		if c := s.statements.find(name); c != nil {
+		if c := s.statements.find(name).content; c != nil {
 			sql = c.sql()
 		}
 	}
@@ -292,13 +292,15 @@ func (s *session) endsBlock(chunk []byte, body int) bool {
 	return c == commitCommand || c == rollbackCommand
 }
 
-// beginBlock tells the server of the block, ahead of the first statement in it.
-func (k *link) beginBlock() {
+// beginBlock tells the server of the block, ahead of the first statement in it, and of what is to be done before.
+func (k *link) beginBlock(before string) {
 	s := k.session
 	if s.block.state != begun {
 		return
 	}
-	sql := s.block.appendSQL(k.w.key[:0])
+	k.block = s.block
+	k.plainly.statements++
+	sql := s.block.appendSQL(append(k.w.key[:0], before...))
 	k.upOut = append(appendHeader(k.upOut, pgwire.Query, len(sql)+1), sql...)
 	k.upOut = append(k.upOut, 0)
 	k.w.key = sql[:0]

@@ -24,12 +24,16 @@ const (
 // content is what a Parse prepares, whatever the client calls it: a text, the types of its parameters, and the settings under
 // which it is understood. Clients that prepare the same share it, and on the servers it goes by one name.
 type content struct {
-	number      atomic.Uint64 // of that name; another one once a server's idea of the statement is out of date
+	number      atomic.Uint64 // of that name; another one once the statement is outdated, or it is not known which servers have it
+	since       atomic.Uint64 // the number that it got when it was outdated last; 0: it never was
 	key         string        // of both of the following, in the texts; empty when not shared
 	plan        string        // the settings: see pool.Settings.Plan
 	text        string        // the body of Parse behind the name; empty when too long to keep
 	found       touch         // what executing it leaves in the session
 	common      atomic.Bool   // was asked for more than once
+	ends        bool          // it is COMMIT or ROLLBACK
+	executes    string        // the statement that it is EXECUTE of
+	behind      int           // where in the text the parameters of EXECUTE begin
 	deallocates string        // the statement that it is DEALLOCATE of
 	query       bool          // it is a query or changes data: the server answers its Parse like any other's
 	class       limiter.Fingerprint
@@ -63,6 +67,11 @@ func newContent(number uint64, plan, text string) *content {
 	c.speaks = limiter.HasComment(sql)
 	if name, ok := deallocated(sql); ok {
 		c.deallocates = name
+	}
+	command, _ := readCommand(sql)
+	c.ends = command == commitCommand || command == rollbackCommand
+	if name, behind, ok := executedName(sql); ok {
+		c.executes, c.behind = name, behind
 	}
 	return c
 }

@@ -50,7 +50,7 @@ func (k *link) deallocate(r *rewriting, i, body int) (used int, v verdict, is bo
 		return 0, passOn, false
 	}
 	name, ok := deallocated(bytes.TrimSuffix(m[pgwire.HeaderSize:pgwire.HeaderSize+body], []byte{0}))
-	if !ok || t.named[name] == nil && k.answers.closes == 0 {
+	if !ok || t.named[name].content == nil && k.answers.closes == 0 {
 		return 0, passOn, false
 	}
 	if !k.answers.empty() { // whether it is still there, and whether a transaction has failed, is to be known
@@ -80,7 +80,8 @@ func (k *link) standIn(r *rewriting, i int, number uint64) {
 
 // drop notes that the client's statement is gone from now on, unless the server does not come to do it.
 func (k *link) drop(name string) {
-	k.answers.push(answer{kind: dropped, name: name, content: k.session.statements.named[name]})
+	st := k.session.statements.named[name]
+	k.answers.push(answer{kind: dropped, name: name, content: st.content, number: st.told})
 	k.session.unset(name)
 }
 
@@ -91,25 +92,15 @@ func (k *link) hearDeallocated() {
 	}
 }
 
-// notDeallocated takes back what was noted of a DEALLOCATE that was never executed, as the server has got past it.
-func (k *link) notDeallocated() {
-	for !k.answers.empty() && k.answers.first().kind == dropped {
-		k.notAnswered(k.answers.pop())
-	}
-}
-
-// deallocates reports whether c is DEALLOCATE of a statement that the client has prepared by the protocol, and which. Behind a
-// ROLLBACK of a failed transaction in the same batch it is taken for none, and fails.
+// deallocates reports whether c is DEALLOCATE of a statement that the client has prepared by the protocol, and which.
 func (k *link) deallocates(c *content) (name string, ok bool) {
-	return c.deallocates, k.status != pgwire.InFailed && k.session.statements.named[c.deallocates] != nil
+	return c.deallocates, !k.inFailed() && k.session.statements.named[c.deallocates].content != nil
 }
 
-// instead prepares what a Bind at i is to bind instead of DEALLOCATE of the client's statement name, and returns its number.
-func (k *link) instead(r *rewriting, i int, name string) uint64 {
+// instead prepares what a Bind at i is to bind instead of DEALLOCATE of a statement of the client's, and returns its number.
+func (k *link) instead(r *rewriting, i int) uint64 {
 	number := k.w.srv.nextStatement()
 	k.standIn(r, i, number)
 	c := k.session.private(string(k.w.srv.appendName([]byte("DEALLOCATE "), number)) + "\x00\x00\x00")
-	bound := k.prepareNamed(r, i, c)
-	k.drop(name)
-	return bound
+	return k.prepareNamed(r, i, c)
 }

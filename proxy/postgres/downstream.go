@@ -6,13 +6,18 @@ import (
 
 	"github.com/weirproxy/weir/breaker"
 	"github.com/weirproxy/weir/pgwire"
-	"github.com/weirproxy/weir/proxy"
 )
 
-// looked marks the types of server messages that are looked at. All others pass unread.
+// looked marks the types of server messages that are looked at. Most others pass unread.
 var looked = [256]bool{
 	pgwire.ReadyForQuery: true, pgwire.ErrorResponse: true, pgwire.ParameterStatus: true, pgwire.CommandComplete: true,
 	pgwire.ParseComplete: true, pgwire.CloseComplete: true, pgwire.CopyInResponse: true,
+}
+
+// steps are the types that tell, without a look at them, that a step of a batch is done.
+var steps = [256]answerKind{
+	pgwire.BindComplete: bound, pgwire.RowDescription: described, pgwire.NoData: described,
+	pgwire.CommandComplete: executed, pgwire.EmptyQueryResponse: executed, pgwire.PortalSuspended: executed,
 }
 
 // enough is how much of a message that is too long to be held must have come before it is looked at: SQLSTATE and severity
@@ -53,6 +58,10 @@ func (k *link) down(chunk []byte) {
 				break
 			}
 			held = held[:min(body, len(held))]
+			if m[0] == pgwire.ErrorResponse && !ours {
+				ours = k.repeats(held)
+				k.release(&r, i, !ours)
+			}
 			if !ours && len(held) == body {
 				k.translate(m[0], &r, i, held)
 			}
@@ -60,6 +69,16 @@ func (k *link) down(chunk []byte) {
 				k.carry = append(k.carry, m[pgwire.HeaderSize+len(held):]...)
 				break
 			}
+		}
+		if m[0] == pgwire.ParameterDescription && !ours {
+			more := false
+			if more, ours = k.withhold(m, pgwire.HeaderSize+body); more {
+				k.carry = append(k.carry, m...)
+				break
+			}
+		}
+		if kind := steps[m[0]]; kind != 0 {
+			k.answers.done(kind)
 		}
 		k.downSkip = pgwire.HeaderSize + body
 		k.downDrop = ours
@@ -77,6 +96,8 @@ func (k *link) down(chunk []byte) {
 		k.serverGone(lied)
 	case k.inquiry.about != 0 && !k.answers.inquired():
 		k.conclude()
+	case k.repeatFrom > 0 && k.answers.empty():
+		k.repeat()
 	case k.held && k.mayGoOn():
 		k.held = false
 		s.resume()
@@ -114,11 +135,25 @@ func (k *link) skipTo(kind answerKind) {
 	if k.session.resource.mode == Session { // such answers are not queued
 		return
 	}
-	k.answers.dropCopyEnds(true)
-	k.notDeallocated()
+	k.past()
 	if k.doubtful && k.answers.has(kind) {
 		for k.answers.first().kind != kind {
 			k.answers.pop()
+		}
+	}
+}
+
+// past takes from the front what will not be answered any more, as the server answers something behind it.
+func (k *link) past() {
+	for !k.answers.empty() {
+		switch a := k.answers.first(); {
+		case a.step() || a.kind == copyEnd:
+			k.answers.pop()
+		case a.kind == dropped: // DEALLOCATE was never executed
+			a := k.answers.pop()
+			k.notAnswered(&a, true)
+		default:
+			return
 		}
 	}
 }
@@ -155,8 +190,7 @@ func (k *link) hearReady(body []byte) error {
 		return errUnasked
 	}
 	k.copyIn, k.copyParsed = false, false
-	k.answers.dropCopyEnds(true)
-	k.notDeallocated()
+	k.past()
 	if k.answers.empty() || !k.answers.first().ends() {
 		if !k.doubtful {
 			return errUnasked
@@ -186,9 +220,8 @@ func (k *link) hearError(body []byte) {
 	case k.answersOurs(pgwire.ErrorResponse):
 		k.settingsFailed = &e
 	}
-	k.session.resource.countError(e.Code)
-	if e.Code == proxy.NotSupported.SQLSTATE && e.Routine == "RevalidateCachedQuery" {
-		k.outdated()
+	if k.repeatFrom == 0 {
+		k.session.resource.countError(e.Code)
 	}
 	if outcomeOf(e.Code) == breaker.Failure {
 		k.failure = e.Error()
@@ -210,9 +243,18 @@ func (k *link) hearError(body []byte) {
 	}
 	k.skipping = n == len(pending)
 	for i := n - 1; i >= 0; i-- { // what was done last is undone first
-		k.notAnswered(pending[i])
+		k.notAnswered(&pending[i], i > 0)
 	}
+	unasked := k.skipping && !k.doubtful && k.answers.has(queried)
 	k.answers.cut(0, n)
+	if unasked { // what a Query needed could not be prepared
+		k.skipping, k.unsynced = false, false
+		k.answers.push(answer{kind: synced})
+		k.write(pgwire.AppendMessage(nil, pgwire.Sync))
+	}
+	if k.repeatFrom > 0 {
+		k.endFailed()
+	}
 }
 
 // hearCopyIn notes that the server takes COPY data. What was sent behind the command has been, or will be, read as part of
@@ -222,8 +264,8 @@ func (k *link) hearCopyIn() {
 	k.copyParsed = len(pending) == 0 || pending[0].kind != queried
 	k.copyIn, k.spoiled = true, true
 	i := 0
-	if !k.copyParsed {
-		i = 1
+	if len(pending) > 0 && (!k.copyParsed || pending[0].kind == executed) {
+		i = 1 // the command itself
 	}
 	for i < len(pending) && k.copyIn {
 		switch pending[i].kind {
@@ -250,6 +292,7 @@ var (
 )
 
 func (k *link) hearCommand(tag []byte) {
+	k.hearSet(tag)
 	if len(tag) == 0 || tag[0] != 'D' {
 		return
 	}
@@ -315,6 +358,10 @@ func (k *link) restoreNames(r *rewriting, i int, body []byte) {
 		for digits < len(behind) && behind[digits]-'0' < 10 {
 			id = 10*id + uint64(behind[digits]-'0')
 			digits++
+		}
+		if stale := k.session.resource.outdated.Load(); id == outdatedStatement && stale != nil {
+			changed = *stale
+			break
 		}
 		if name, ok := k.nameOf(id); ok {
 			changed = append(changed, name...)

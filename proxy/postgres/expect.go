@@ -7,8 +7,11 @@ type answer struct {
 	open    bool     // of copyEnd: messages of the extended protocol without a Sync are ahead of it
 	taken   bool     // of parsed: the name was the client's already, so that it will be refused
 	name    string   // of parsed and closed: the client's name for the statement
-	content *content // and what it is
-	number  uint64   // of parsed: the server knows it by this one from then on; 0: by none
+	content *content // and what it is; of steps: what they are about
+	number  uint64   // of parsed: the server knows it by this one from then on; 0: by none; of steps: its number; of closed: see statement.told
+	at      int      // of steps: where in the record they begin, plus one, if they can be said again
+	change  uint32   // of parsed and closed: the change of the unnamed statement by it; 0: none
+	before  unnamed  // and how that was before
 }
 
 type answerKind uint8
@@ -22,10 +25,18 @@ const (
 	closed                    // a Close: CloseComplete
 	dropped                   // the completion of DEALLOCATE, if it comes to that
 	copyEnd                   // no answer: the end of COPY data, sent before the server has asked for any
+
+	// Steps of a batch: what follows one of them proves it done, so that an error is the first one's.
+	bound     // a Bind: BindComplete
+	described // a Describe: RowDescription or NoData
+	executed  // an Execute: the completion of a command, or as good as that
 )
 
+// step reports whether the answer is to a step of a batch.
+func (a *answer) step() bool { return a.kind >= bound }
+
 // ends reports whether the answer is one ReadyForQuery.
-func (a answer) ends() bool { return a.kind <= synced }
+func (a *answer) ends() bool { return a.kind <= synced }
 
 // answers is a queue of them. The slice is reused, so that asking allocates nothing.
 type answers struct {
@@ -70,16 +81,22 @@ func (q *answers) first() *answer { return &q.list[q.head] }
 
 func (q *answers) pop() answer {
 	a := q.list[q.head]
-	q.count(&a, -1)
-	q.list[q.head].content = nil
-	q.head++
+	q.drop()
 	return a
+}
+
+// drop is pop for one that is of no more interest.
+func (q *answers) drop() {
+	a := &q.list[q.head]
+	q.count(a, -1)
+	a.content, a.before.content = nil, nil
+	q.head++
 }
 
 // owed counts the ReadyForQuery messages to come.
 func (q *answers) owed() (n int) {
-	for _, a := range q.list[q.head:] {
-		if a.ends() {
+	for i := q.head; i < len(q.list); i++ {
+		if q.list[i].ends() {
 			n++
 		}
 	}
@@ -108,6 +125,9 @@ func (q *answers) settings() bool {
 	return !q.empty() && q.first().ours && q.first().kind == queried
 }
 
+// prelude reports whether the answer that comes next is to a Query of ours that goes ahead of the client's statement.
+func (q *answers) prelude() bool { return q.settings() || !q.empty() && q.first().kind == began }
+
 // ahead reports whether the last Parse, or Close, of the statement name that was sent belongs to an earlier batch and has yet to
 // be answered: it may be skipped.
 func (q *answers) ahead(name []byte) bool {
@@ -116,6 +136,7 @@ func (q *answers) ahead(name []byte) bool {
 		switch a := &q.list[i]; {
 		case a.kind == synced:
 			behindSync = true
+		case a.step():
 		case a.content != nil && !a.ours && a.name == string(name), a.content != nil && a.ours && a.number == 0 && len(name) == 0:
 			return behindSync
 		}
@@ -123,7 +144,8 @@ func (q *answers) ahead(name []byte) bool {
 	return false
 }
 
-// parsing reports whether a Parse of c in an earlier batch has yet to be answered, so that it may be skipped.
+// parsing reports whether a Parse of c in an earlier batch has yet to be answered, so that it may be skipped, and c may not be known
+// to the server. A later one of the unnamed statement does not change that.
 func (q *answers) parsing(c *content) bool {
 	if q.parses == 0 {
 		return false
@@ -133,17 +155,33 @@ func (q *answers) parsing(c *content) bool {
 		switch a := &q.list[i]; {
 		case a.kind == synced:
 			behindSync = true
-		case a.kind == parsed && a.content == c:
+		case a.kind == parsed && a.content == c && (behindSync || a.number != 0):
 			return behindSync
 		}
 	}
 	return false
 }
 
+// done notes that a step of that kind is done, and with it those before it.
+func (q *answers) done(kind answerKind) {
+	pending := q.pending()
+	for i := range pending {
+		switch a := &pending[i]; {
+		case !a.step():
+			return
+		case a.kind == kind:
+			for range i + 1 {
+				q.drop()
+			}
+			return
+		}
+	}
+}
+
 // has reports whether something of that kind is to come.
 func (q *answers) has(kind answerKind) bool {
-	for _, a := range q.pending() {
-		if a.kind == kind {
+	for i := q.head; i < len(q.list); i++ {
+		if q.list[i].kind == kind {
 			return true
 		}
 	}

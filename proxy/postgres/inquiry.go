@@ -129,9 +129,7 @@ func (k *link) conclude() {
 	s, q := k.session, k.inquiry
 	k.inquiry = inquiry{}
 	k.held = false
-	k.words.found &= touchLasting
-	k.names = k.names[:0]
-	k.words.reset = false
+	k.answered()
 	if q.failed {
 		q.found = q.about
 	}
@@ -144,11 +142,28 @@ func (k *link) conclude() {
 	if q.about&touchSet != 0 && q.found&touchSet == 0 {
 		p := s.resource.pool
 		now := p.Adopt(k.server, q.settings, s.profile)
-		k.server.Settings = now.Settings
-		s.profile = p.Restore(s.startup, now)
+		if key := k.outcomeKey(q.about); key != nil {
+			s.resource.outcomes.remember(key, p.Standard(), now)
+		}
+		k.adopt(now)
 	}
+	k.plainly.reset()
 	k.settle()
 	if !s.dead {
 		s.resume()
 	}
+}
+
+// answered is called when it is known what was suspected.
+func (k *link) answered() {
+	k.words.found &= touchLasting
+	k.names = k.names[:0]
+	k.words.reset = false
+}
+
+// adopt has the session keep what it has set.
+func (k *link) adopt(now *pool.Profile) {
+	s := k.session
+	k.server.Settings = now.Settings
+	s.profile = s.resource.pool.Restore(s.startup, now)
 }

@@ -172,9 +172,9 @@ func TestAClientThatLeavesBeforeCopyBeginsLeavesACleanServer(t *testing.T) {
 	direct := left(t)
 	w := start(t, settings{servers: 1, loops: 1}) // so that who comes next is heard next
 	for name, messages := range map[string][]frontend{
-		"simple":            {query("SELECT pg_sleep(0.1); COPY left_behind FROM STDIN")},
-		"extended":          {parse("", "SELECT pg_sleep(0.1)"), bind("", ""), execute("", 0), parse("", "COPY left_behind FROM STDIN"), bind("", ""), execute("", 0), synchronize},
-		"extended, no sync": {parse("", "SELECT pg_sleep(0.1)"), bind("", ""), execute("", 0), parse("", "COPY left_behind FROM STDIN"), bind("", ""), execute("", 0)},
+		"simple":            {query("SELECT pg_sleep(0.03); COPY left_behind FROM STDIN")},
+		"extended":          {parse("", "SELECT pg_sleep(0.03)"), bind("", ""), execute("", 0), parse("", "COPY left_behind FROM STDIN"), bind("", ""), execute("", 0), synchronize},
+		"extended, no sync": {parse("", "SELECT pg_sleep(0.03)"), bind("", ""), execute("", 0), parse("", "COPY left_behind FROM STDIN"), bind("", ""), execute("", 0)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := w.client()

@@ -26,12 +26,14 @@ type link struct {
 	took    time.Duration // until the server had answered what was asked first; 0: not yet, or that says nothing
 	timed   bool          // that is known
 	spoiled bool          // what was asked first failed, or the server had to wait for the client: its time says nothing
+	since   int64         // it has been as it is: running a statement, idle in a transaction, or kept; see session.state
 
 	// Towards the server.
-	upSkip   int      // bytes of the current message that are still to be passed on
-	scanning bool     // they are SQL
-	partly   bool     // of which some has passed
-	whole    []byte   // all of it, if it came at once; valid while it passes
+	upSkip   int    // bytes of the current message that are still to be passed on
+	scanning bool   // they are SQL
+	partly   bool   // of which some has passed
+	whole    []byte // all of it, if it came at once; valid while it passes
+	plainly  plainly
 	words    scanner  // looks for statements that leave something behind
 	keeping  *content // they are the text of this statement
 	text     []byte   // as much of it as has come
@@ -42,25 +44,38 @@ type link struct {
 	unsynced bool     // messages of the extended protocol were sent since the last Sync
 	skipping bool     // since an error the server skips everything up to the next Sync
 	probing  bool     // it has been asked whether it does
+	block    block    // that it has been told of
+
+	ended       bool   // the batch has bound what ends a failed transaction block
+	fresh       bool   // nothing was executed in the transaction so far
+	recording   bool   // the batch may have to be said again: see repeats
+	repeated    bool   // no more
+	record      []byte // what was sent of it
+	repeatFrom  int    // where in the record it begins, plus one, once it is going to be said again
+	boundName   []byte // the statement of the last Bind, where the client has not been told what it returns
+	boundNumber uint64 // and its number; 0: it has been told, or there is none
 
 	ending     verdict // a message that ends the session, once what was asked before it is answered; passOn: none
 	endingType byte    // of that message
 	dismissed  bool    // the server has been told to go
 
 	// Towards the client.
-	answers    answers
-	carry      []byte   // the start of a message of the server
-	downSkip   int      // bytes of the current message that are still to be passed on
-	downDrop   bool     // or dropped
-	status     byte     // transaction status
-	copyIn     bool     // the server waits for COPY data
-	copyParsed bool     // that COPY belongs to the extended protocol
-	fatal      bool     // the server said that it ends the connection
-	failure    string   // what the server failed with, for the breaker
-	used       []use    // prepared statements that were used since the connection was quiet
-	usedNames  []byte   // what they point into
-	failed     []answer // statements that could not be parsed; what was sent behind them may still name them
-	doubtful   bool     // what the server will answer is not certain: it stays with this client, and goes with it
+	answers     answers
+	carry       []byte   // the start of a message of the server
+	downSkip    int      // bytes of the current message that are still to be passed on
+	downDrop    bool     // or dropped
+	status      byte     // transaction status
+	copyIn      bool     // the server waits for COPY data
+	copyParsed  bool     // that COPY belongs to the extended protocol
+	withheld    []byte   // a message from before an error, which may not be passed on
+	fatal       bool     // the server said that it ends the connection
+	failure     string   // what the server failed with, for the breaker
+	changes     uint32   // the change that the unnamed statement is at
+	everChanged uint32   // how many changes there were
+	used        []use    // prepared statements that were used since the connection was quiet
+	usedNames   []byte   // what they point into
+	failed      []answer // statements that could not be parsed; what was sent behind them may still name them
+	doubtful    bool     // what the server will answer is not certain: it stays with this client, and goes with it
 
 	held           bool          // the client's messages wait for an answer of the server: see mayGoOn
 	settingsFailed *pgwire.Error // the session's settings were refused
@@ -100,7 +115,7 @@ func (w *worker) recycle(k *link) {
 	k.names = k.names[:0]
 	k.forgetUses()
 	k.text, k.upOut, k.carry = modest(k.text), modest(k.upOut), modest(k.carry)
-	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names, used: k.used, usedNames: k.usedNames}
+	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names, used: k.used, usedNames: k.usedNames, record: k.record[:0], boundName: k.boundName, plainly: plainly{set: k.plainly.set[:0]}}
 	w.free = append(w.free, k)
 }
 
@@ -123,8 +138,12 @@ func (k *link) start(server *pool.Server) {
 	if err := server.LendTo(k.w.loop, &k.handler); err != nil {
 		k.w.srv.log.Error("watch a server connection", "error", err)
 	}
+	k.fresh = true
 	k.applySettings()
-	k.beginBlock()
+	if k.session.profile.Settings.Temporary() {
+		k.words.found |= touchTemp
+	}
+	k.beginBlock("")
 }
 
 // applySettings gives the server connection the settings of this session. Their Query goes ahead of the client's first
@@ -145,7 +164,7 @@ func (k *link) applySettings() {
 }
 
 // mayGoOn reports whether the client's messages, held for an answer, are worth another look.
-func (k *link) mayGoOn() bool { return !k.answers.inquired() }
+func (k *link) mayGoOn() bool { return !k.answers.inquired() && k.repeatFrom == 0 }
 
 // Ready is called when the server has said something, or takes more.
 func (k *link) Ready(_ *eventloop.Loop, e eventloop.Events) {
@@ -175,6 +194,9 @@ func (k *link) quiet() bool {
 	return k.answers.empty() && !k.unsynced && !k.copyIn && k.upSkip == 0 && len(k.upOut) == 0 && k.downSkip == 0 && len(k.carry) == 0
 }
 
+// inFailed reports whether what the client says now belongs to a transaction block that has failed, as far as is known.
+func (k *link) inFailed() bool { return k.status == pgwire.InFailed && !k.ended }
+
 // answering reports whether the server is going to answer what was asked, without the client having to do more for it.
 func (k *link) answering() bool { return k.answers.owed() > 0 && !k.copyIn }
 
@@ -198,9 +220,19 @@ func (k *link) settle() {
 	k.failed = nil
 	k.forgetUses()
 	k.time()
+	k.stopRecording()
 	var suspicion touch
 	if k.status == pgwire.Idle {
 		suspicion = k.suspicion()
+		if s.dead {
+			return
+		}
+		if suspicion != 0 && k.recall(suspicion) {
+			suspicion = 0
+		}
+		if suspicion == 0 {
+			k.plainly.reset()
+		}
 	}
 	switch {
 	case k.status != pgwire.Idle && s.resource.mode == Statement:
@@ -224,6 +256,7 @@ func (k *link) settle() {
 // rest keeps the server connection although the transaction is over.
 func (k *link) rest() {
 	if !k.admitNext {
+		k.since = k.w.loop.Now()
 		k.observe()
 		k.ticket.Done(breaker.Success)
 		k.ticket.Keep(k.w.loop.Now(), k.took)
@@ -342,6 +375,7 @@ func (s *session) drainLinked() {
 }
 
 func (k *link) timeIdleInTransaction() {
+	k.since = k.w.loop.Now()
 	s := k.session
 	if limit := s.resource.timeouts.IdleInTransaction; limit > 0 {
 		k.w.loop.Arm(&s.timer, limit, (*idledInTransaction)(s))
@@ -371,6 +405,7 @@ func oversleptError() *pgwire.Error {
 
 // timeQuery begins the time that the server has for an answer.
 func (k *link) timeQuery() {
+	k.since = k.w.loop.Now()
 	s := k.session
 	if limit := s.resource.timeouts.Query; limit > 0 {
 		k.w.loop.Arm(&s.timer, limit, (*queriedOut)(s))

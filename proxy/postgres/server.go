@@ -124,6 +124,7 @@ type loginKey struct{ method, outcome string }
 // resource is one database that clients may ask for.
 type resource struct {
 	name        string
+	database    string // of the upstream
 	mode        PoolMode
 	pool        *pool.Pool
 	gate        *proxy.Gate
@@ -136,6 +137,8 @@ type resource struct {
 	pinned      atomic.Int64 // sessions
 	pins        pins         // by reason
 	texts       texts
+	outcomes    outcomes
+	outdated    atomic.Pointer[[]byte] // how a server says that a statement is outdated; nil: none ever was
 }
 
 // Defaults of what Options leave out.
@@ -174,6 +177,7 @@ func New(o Options) (*Server, error) {
 		namePrefix: "weir_" + strconv.FormatUint(rand.Uint64(), 36) + "_",
 		pending:    make(map[*login]struct{}),
 	}
+	s.statement.Store(outdatedStatement)
 	if s.limits.LoginTimeout == 0 {
 		s.limits.LoginTimeout = defaultLoginPeriod
 	}
@@ -213,7 +217,7 @@ func (s *Server) addResource(o ResourceOptions) error {
 	if err != nil {
 		return err
 	}
-	r := &resource{name: o.Name, mode: o.Mode, pinning: o.Pinning, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
+	r := &resource{name: o.Name, database: cfg.Database, mode: o.Mode, pinning: o.Pinning, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
 	if r.mode == "" {
 		r.mode = Transaction
 	}

@@ -21,15 +21,21 @@ const (
 
 // statements are what a session has prepared: contents by its own names for them.
 type statements struct {
-	named   map[string]*content
-	unnamed *content // nil: there is none
-	bytes   int      // of the named ones' text
+	named   map[string]statement
+	unnamed statement
+	bytes   int // of the named ones' text
 }
 
-func (t *statements) find(name []byte) *content {
+// statement is one of a session's; without a content, none.
+type statement struct {
+	content *content
+	told    uint64 // the number of the content when the client was last told what it returns; 0: it never was
+}
+
+func (t *statements) find(name []byte) statement {
 	switch {
 	case t == nil:
-		return nil
+		return statement{}
 	case len(name) == 0:
 		return t.unnamed
 	}
@@ -41,16 +47,16 @@ func (s *session) set(name string, c *content) {
 	t := s.statements
 	s.unset(name)
 	if t.named == nil {
-		t.named = make(map[string]*content)
+		t.named = make(map[string]statement)
 	}
 	s.resource.texts.retain(c)
-	t.named[name] = c
+	t.named[name] = statement{content: c}
 	t.bytes += len(c.text)
 }
 
 func (s *session) unset(name string) {
-	if t := s.statements; t != nil && t.named[name] != nil {
-		c := t.named[name]
+	if t := s.statements; t != nil && t.named[name].content != nil {
+		c := t.named[name].content
 		delete(t.named, name)
 		t.bytes -= len(c.text)
 		s.resource.texts.release(c)
@@ -66,9 +72,9 @@ func (s *session) unsetAll() {
 	texts := &s.resource.texts
 	texts.mu.Lock()
 	defer texts.mu.Unlock()
-	for _, c := range t.named {
-		if c.key != "" {
-			texts.releaseLocked(c)
+	for _, st := range t.named {
+		if st.content.key != "" {
+			texts.releaseLocked(st.content)
 		}
 	}
 	t.named, t.bytes = nil, 0
@@ -78,7 +84,7 @@ func (s *session) unsetAll() {
 // being answered, or its Parse has failed.
 func (k *link) nameOf(number uint64) (name string, ok bool) {
 	for _, a := range k.answers.pending() {
-		if a.content != nil && !a.ours && a.content.number.Load() == number {
+		if a.content != nil && !a.ours && !a.step() && a.content.number.Load() == number {
 			return a.name, true
 		}
 	}
@@ -88,8 +94,8 @@ func (k *link) nameOf(number uint64) (name string, ok bool) {
 		}
 	}
 	if t := k.session.statements; t != nil {
-		for name, c := range t.named {
-			if c.number.Load() == number {
+		for name, st := range t.named {
+			if st.content.number.Load() == number {
 				return name, true
 			}
 		}
@@ -119,14 +125,6 @@ func (k *link) allDeallocated() {
 	}
 }
 
-// forgetUnnamed notes that a Query ends the life of the unnamed statement, for the client and on the server.
-func (k *link) forgetUnnamed() {
-	k.server.Prepared.Unnamed = 0
-	if t := k.session.statements; t != nil {
-		t.unnamed = nil
-	}
-}
-
 // statementMessage deals with Parse, Bind, Describe or Close at i, where a server connection is not the client's alone:
 // statements are known to it by other names, and those it does not know are prepared first.
 func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict) {
@@ -153,13 +151,17 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	if (t == pgwire.Describe || t == pgwire.Close) && have[0] != 'S' { // portals are the transaction's own
 		k.unsynced = true
 		k.expect(t)
+		if t == pgwire.Describe && k.boundNumber != 0 {
+			k.tell(k.boundName, k.boundNumber)
+		}
 		k.upSkip = body - (used - pgwire.HeaderSize)
 		return used, passOn
 	}
 	if k.session.statements == nil {
 		k.session.statements = new(statements)
 	}
-	c := k.session.statements.find(name)
+	st := k.session.statements.find(name)
+	c := st.content
 	if t == pgwire.Parse {
 		c = k.toParse(m[used:pgwire.HeaderSize+len(have)], len(have) == body)
 	}
@@ -174,17 +176,18 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	case pgwire.Parse:
 		return k.parse(r, i, used, body, string(name), c), passOn
 	case pgwire.Close:
-		k.closeStatement(r, i, body, string(name), c)
+		k.closeStatement(r, i, body, string(name), st)
 		if len(name) > 0 {
 			return pgwire.HeaderSize + body, passOn
 		}
 	case pgwire.Bind:
+		k.plainly.statements++
 		if c != nil && k.refuseBind(r, i, before, body, c) {
 			return pgwire.HeaderSize + body, passOn
 		}
 		fallthrough
 	default:
-		k.refer(r, i, used, before, body, name, c)
+		k.refer(r, i, used, before, body, name, st)
 	}
 	k.upSkip = body - (used - pgwire.HeaderSize)
 	return used, passOn
@@ -197,6 +200,23 @@ func (k *link) expect(t byte) {
 		k.answers.push(answer{kind: parsed})
 	case pgwire.Close:
 		k.answers.push(answer{kind: closed})
+	case pgwire.Bind:
+		k.step(bound)
+	case pgwire.Describe:
+		k.step(described)
+	}
+}
+
+// step queues the answer to a step of a batch.
+func (k *link) step(kind answerKind) {
+	k.stepOf(answer{kind: kind})
+}
+
+// stepOf queues the answer a to a step of a batch.
+func (k *link) stepOf(a answer) {
+	k.fresh = k.fresh && a.kind == described
+	if !k.doubtful && !k.skipping && k.session.resource.mode != Session {
+		k.answers.push(a)
 	}
 }
 
@@ -218,6 +238,19 @@ func (k *link) uncertain(t byte, name []byte, c *content) bool {
 		return false
 	case len(name) == 0 && t == pgwire.Parse: // whatever there was, it is replaced
 		return false
+	}
+	if t == pgwire.Parse { // a name that is taken is refused by a server that knows its statement
+		if taken := k.session.statements.find(name).content; taken != nil && k.answers.parsing(taken) {
+			return true
+		}
+	}
+	if c != nil && c.executes != "" && t != pgwire.Parse {
+		if k.answers.ahead([]byte(c.executes)) {
+			return true
+		}
+		if is := k.session.statements.named[c.executes].content; is != nil && k.answers.parsing(is) {
+			return true
+		}
 	}
 	return k.answers.ahead(name) || c != nil && t != pgwire.Close && k.answers.parsing(c)
 }
@@ -253,32 +286,61 @@ func (k *link) rename(r *rewriting, i, used, before, body, oldName int, number u
 // noStatement is a number that no statement has.
 const noStatement = 0
 
-// refer deals with a Bind or Describe of the statement name, which the client has prepared as c, or has not.
-func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, c *content) {
-	if c == nil {
+// refer deals with a Bind or Describe of the statement name, which the client has prepared as st, or has not.
+func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st statement) {
+	k.boundNumber = 0
+	if st.content == nil {
 		switch {
 		case len(name) == 0: // the server may have someone else's
 			k.closeUnnamed(r, i)
 		case bytes.HasPrefix(name, []byte(k.w.srv.namePrefix)): // it has seen our names on the server; whose they are is not its business
 			k.rename(r, i, used, before, body, len(name), noStatement)
 		}
+		k.expect(r.chunk[i])
 		return
 	}
-	c = k.asNow(name, c)
-	k.words.found |= c.found
-	if c.found&touchNamed != 0 {
-		_, names := c.found.settled(c.sql())
-		k.name(names)
+	st = k.asNow(name, st)
+	c := k.asExecuted(r, i, st.content)
+	k.suspect(c)
+	k.ended = k.ended || c.ends && r.chunk[i] == pgwire.Bind
+	if c.found == touchSet && r.chunk[i] == pgwire.Bind {
+		k.readSet(c.found, c.sql())
 	}
 	if r.chunk[i] == pgwire.Bind {
 		if dropped, ok := k.deallocates(c); ok {
-			k.rename(r, i, used, before, body, len(name), k.instead(r, i, dropped))
+			k.rename(r, i, used, before, body, len(name), k.instead(r, i))
+			k.expect(pgwire.Bind)
+			k.drop(dropped)
 			return
 		}
+	}
+	a := answer{kind: described, content: c, number: c.number.Load(), at: k.startRecording(r, i)}
+	if r.chunk[i] == pgwire.Bind {
+		if k.misled(r, i, body, st) {
+			k.rename(r, i, used, before, body, len(name), outdatedStatement)
+			k.expect(pgwire.Bind)
+			return
+		}
+		a.kind = bound
+		if st.told != a.number {
+			k.boundName, k.boundNumber = append(k.boundName[:0], name...), a.number
+		}
+	} else {
+		k.tell(name, a.number)
 	}
 	if number := k.prepare(r, i, name, c); number != 0 {
 		k.noteUse(c, number, name)
 		k.rename(r, i, used, before, body, len(name), number)
+	}
+	k.stepOf(a)
+}
+
+// suspect notes what executing c may leave in the session.
+func (k *link) suspect(c *content) {
+	k.words.found |= c.found
+	if c.found&touchNamed != 0 {
+		_, names := c.found.settled(c.sql())
+		k.name(names)
 	}
 }
 
@@ -312,30 +374,25 @@ func (k *link) forgetUses() {
 	k.used, k.usedNames = k.used[:0], k.usedNames[:0]
 }
 
-// outdated has what the batch has used prepared anew by all who use it next, under another name: a result is of another type
-// than it was when the server prepared it, and on other server connections it will be likewise.
-func (k *link) outdated() {
-	for _, u := range k.used {
-		u.content.number.CompareAndSwap(u.number, k.w.srv.nextStatement())
-	}
-}
-
-// asNow is what c, the client's statement name, is under the settings of now: they may have changed since it was parsed.
-func (k *link) asNow(name []byte, c *content) *content {
+// asNow is what st, the client's statement name, is under the settings of now: they may have changed since it was parsed.
+func (k *link) asNow(name []byte, st statement) statement {
 	s := k.session
-	if c.key == "" || c.plan == s.profile.Settings.Plan() {
-		return c
+	if st.content.key == "" || st.content.plan == s.profile.Settings.Plan() {
+		return st
 	}
-	now := s.contentOf([]byte(c.text))
+	now := s.contentOf([]byte(st.content.text))
 	if now == nil {
-		return c
+		return st
 	}
 	if len(name) == 0 {
-		s.statements.unnamed = now
+		s.statements.unnamed = statement{content: now}
 	} else {
 		s.set(string(name), now)
 	}
-	return now
+	if st.told != 0 {
+		k.tell(name, now.number.Load())
+	}
+	return s.statements.find(name)
 }
 
 // prepare has the server know c before what follows, and returns the number of the name it goes by; 0: it is the unnamed one.
@@ -347,14 +404,14 @@ func (k *link) prepare(r *rewriting, i int, name []byte, c *content) (number uin
 		return 0
 	case prepared.Use(number):
 		return number
-	case len(name) == 0 && !c.worthKeeping():
-		prepared.Unnamed = number
-	default:
+	case len(name) > 0 || c.worthKeeping():
 		return k.prepareNamed(r, i, c)
 	}
 	r.cut(i, i)
 	r.out = k.w.appendParse(r.out, c.text, 0)
-	k.answers.push(answer{kind: parsed, ours: true, content: c})
+	a := answer{kind: parsed, ours: true, content: c}
+	k.changeUnnamed(&a, k.unnamed().statement, number)
+	k.answers.push(a)
 	return 0
 }
 
@@ -391,39 +448,40 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 	if c == nil {
 		return k.parseLong(r, i, used, body, name)
 	}
-	if s.statements.find([]byte(name)) != nil && name != "" {
+	if s.statements.find([]byte(name)).content != nil && name != "" {
 		return k.parseTaken(r, i, used, body, name)
 	}
 	number := c.number.Load()
 	known := prepared.Use(number)
+	after := k.unnamed()
 	switch {
 	case name == "" && k.answers.parsing(c): // whether the server knows it is not certain
-		prepared.Unnamed = number
-		number = 0
+		after.number, number = number, 0
 	case known && c.query: // it answers as if it did it again
 		r.cut(i, i+pgwire.HeaderSize+body)
 		r.out = k.w.appendParse(r.out, emptySelect, 0)
 		used = pgwire.HeaderSize + body
-		prepared.Unnamed = 0
-		number = 0
+		after.number, number = 0, 0
 	case known: // it must say whether it may be parsed now
 		k.unname(r, i, used, body, name)
-		prepared.Unnamed = c.number.Load()
-		number = 0
+		after.number, number = number, 0
 	case name == "" && !c.worthKeeping():
-		prepared.Unnamed = number
-		number = 0
+		after.number, number = number, 0
 	default:
 		prepared.Add(number)
 		k.rename(r, i, used, 0, body, len(name), number)
 	}
+	a := answer{kind: parsed, name: name, content: c, number: number}
 	if name == "" {
-		s.statements.unnamed = c
+		after.statement = statement{content: c}
 	} else {
 		s.set(name, c)
 		k.checkSize()
 	}
-	k.answers.push(answer{kind: parsed, name: name, content: c, number: number})
+	if name == "" || after != k.unnamed() {
+		k.changeUnnamed(&a, after.statement, after.number)
+	}
+	k.answers.push(a)
 	k.upSkip = body - (used - pgwire.HeaderSize)
 	return used
 }
@@ -436,7 +494,7 @@ func (k *link) unname(r *rewriting, i, used, body int, name string) {
 
 // parseTaken deals with a Parse of a name that the client has given already: the server shall say so.
 func (k *link) parseTaken(r *rewriting, i, used, body int, name string) int {
-	old := k.asNow([]byte(name), k.session.statements.named[name])
+	old := k.asNow([]byte(name), k.session.statements.named[name]).content
 	number := k.prepare(r, i, []byte(name), old)
 	k.rename(r, i, used, 0, body, len(name), number)
 	k.answers.push(answer{kind: parsed, name: name, content: old, taken: true})
@@ -449,7 +507,7 @@ func (k *link) parseLong(r *rewriting, i, used, body int, name string) int {
 	s := k.session
 	c := &content{}
 	c.number.Store(k.w.srv.nextStatement())
-	if s.statements.find([]byte(name)) != nil && name != "" {
+	if s.statements.find([]byte(name)).content != nil && name != "" {
 		return k.parseTaken(r, i, used, body, name)
 	}
 	k.scan(1)
@@ -458,8 +516,7 @@ func (k *link) parseLong(r *rewriting, i, used, body int, name string) int {
 	k.keeping = c
 	a := answer{kind: parsed, name: name, content: c}
 	if name == "" {
-		s.statements.unnamed = c
-		k.server.Prepared.Unnamed = c.number.Load()
+		k.changeUnnamed(&a, statement{content: c}, c.number.Load())
 	} else {
 		a.number = c.number.Load()
 		k.server.Prepared.Add(a.number)
@@ -487,7 +544,7 @@ func (k *link) statementKept() {
 	k.keeping = nil
 	c.text = string(k.text)
 	for _, named := range t.named {
-		if named == c {
+		if named.content == c {
 			t.bytes += len(c.text)
 		}
 	}
@@ -507,10 +564,10 @@ func (k *link) checkSize() {
 
 // closeStatement deals with the Close of a statement at i. The server keeps a named one, for others: it closes one that there
 // is not, which succeeds as well.
-func (k *link) closeStatement(r *rewriting, i, body int, name string, c *content) {
-	a := answer{kind: closed, name: name, content: c}
+func (k *link) closeStatement(r *rewriting, i, body int, name string, st statement) {
+	a := answer{kind: closed, name: name, content: st.content, number: st.told}
 	if name == "" {
-		k.forgetUnnamed()
+		k.changeUnnamed(&a, statement{}, 0)
 	} else {
 		r.cut(i, i+pgwire.HeaderSize+body)
 		r.out = appendHeader(r.out, pgwire.Close, 1+k.w.srv.nameLength(noStatement)+1)
@@ -518,13 +575,6 @@ func (k *link) closeStatement(r *rewriting, i, body int, name string, c *content
 		k.session.unset(name)
 	}
 	k.answers.push(a)
-}
-
-// closeUnnamed makes sure that the server has no unnamed statement.
-func (k *link) closeUnnamed(r *rewriting, i int) {
-	r.insert(i, pgwire.Close, 0, 0, 0, 6, 'S', 0)
-	k.server.Prepared.Unnamed = 0
-	k.answers.push(answer{kind: closed, ours: true})
 }
 
 // evict closes statements that were not used for long, at the front of a batch, so that none is closed that an earlier
@@ -562,40 +612,33 @@ func (k *link) hearStatement(t byte) error {
 	return nil
 }
 
-// notAnswered takes back what was noted of a message that the server has skipped or refused.
-func (k *link) notAnswered(a answer) {
+// notAnswered takes back what was noted of a message that the server has skipped, or refused.
+func (k *link) notAnswered(a *answer, skipped bool) {
 	s := k.session
 	t := s.statements
-	if a.content == nil {
+	k.unchangeUnnamed(a, skipped)
+	if a.content == nil || a.step() {
 		return
 	}
 	switch {
-	case a.kind == closed && a.name == "": // it was skipped
-		if t.unnamed == nil {
-			t.unnamed = a.content
-		}
+	case a.kind == closed && a.name == "":
 		return
 	case a.closing():
-		if t.named[a.name] == nil {
+		if t.named[a.name].content == nil {
 			s.set(a.name, a.content)
+			k.tell([]byte(a.name), a.number)
 		}
 		return
 	case a.taken:
 		return
 	case a.number != 0:
 		k.server.Prepared.Remove(a.number)
-	default:
-		k.server.Prepared.Unnamed = 0
 	}
 	switch {
-	case a.ours:
-	case a.name == "":
-		if t.unnamed == a.content {
-			t.unnamed = nil
-		}
-	case t.named[a.name] == a.content:
+	case a.ours, a.name == "":
+	case t.named[a.name].content == a.content:
 		s.unset(a.name)
-		k.failed = append(k.failed, a)
+		k.failed = append(k.failed, *a)
 	}
 }
 

@@ -155,7 +155,7 @@ func (s *session) firstStatement(chunk []byte) (sql []byte, class limiter.Finger
 		return sql, 0, limiter.HasComment(sql)
 	case pgwire.Bind, pgwire.Describe:
 		if _, name, ok := nameIn(chunk[0], have); ok {
-			if c := s.statements.find(name); c != nil {
+			if c := s.statements.find(name).content; c != nil {
 				if c.speaks {
 					sql = c.sql()
 				}

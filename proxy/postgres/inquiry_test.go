@@ -1,0 +1,168 @@
+package postgres_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/weirproxy/weir/internal/pgserver"
+	"github.com/weirproxy/weir/internal/pgtest"
+)
+
+// tap is a way to a server on which what clients say is overheard.
+type tap struct {
+	mu    sync.Mutex
+	heard bytes.Buffer
+}
+
+// listen starts a tap on the server of a connection URL, and returns that of the tap.
+func (p *tap) listen(t *testing.T, dsn string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	way, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := way.Host
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", address)
+			if err != nil {
+				t.Error(err)
+				client.Close()
+				continue
+			}
+			running.Go(func() { _, _ = io.Copy(client, server); client.Close() })
+			running.Go(func() { _, _ = io.Copy(io.MultiWriter(server, p), client); server.Close() })
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		running.Wait()
+	})
+	way.Host = l.Addr().String()
+	return way.String()
+}
+
+func (p *tap) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.heard.Write(b)
+}
+
+// count counts how often something was said, and forgets all.
+func (p *tap) count(what string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer p.heard.Reset()
+	return bytes.Count(p.heard.Bytes(), []byte(what))
+}
+
+const inquiring = "SELECT 'set', name, setting FROM"
+
+// What many sessions say alike the server is asked about once, and they all have what they have set.
+func TestTheServerIsAskedOnceWhatSetsLeadTo(t *testing.T) {
+	pg := pgtest.Shared(t)
+	var overheard tap
+	w := start(t, settings{servers: 2, upstream: overheard.listen(t, pg.DSNFor(pgserver.Open))})
+	direct := pgtest.Connect(t, pg.DSNFor(pgserver.Superuser))
+	show := func(c *pgtest.Client, names ...string) string {
+		var all []string
+		for _, name := range names {
+			all = append(all, one(t, c.Query("SHOW "+name)))
+		}
+		return strings.Join(all, " ")
+	}
+	extended := func(c *pgtest.Client, sql string) {
+		if got := ask(c, parse("", sql), bind("", ""), execute("", 0)); got != "" {
+			t.Errorf("%s: %s", sql, got)
+		}
+	}
+	tests := map[string]struct {
+		say  func(c *pgtest.Client)
+		show []string
+		want string
+		most int // inquiries of a hundred connections
+	}{
+		"two plain ones": {func(c *pgtest.Client) {
+			c.Query("SET statement_timeout = '5s'")
+			c.Query("SET search_path TO pg_catalog, public")
+		}, []string{"statement_timeout", "search_path"}, "5s pg_catalog, public", 4},
+		"extended": {func(c *pgtest.Client) {
+			extended(c, "SET extra_float_digits = 3")
+			extended(c, "SET application_name = 'an application'")
+		}, []string{"extra_float_digits", "application_name"}, "3 an application", 4},
+		"one whose value reads like another's": {func(c *pgtest.Client) {
+			c.Query("SET DateStyle = 'German'")
+			c.Query("SET DateStyle = 'ISO'")
+		}, []string{"DateStyle"}, "ISO, DMY", 4},
+		"one that fails": {func(c *pgtest.Client) {
+			c.Query("SET statement_timeout = 'never'")
+			c.Query("SET lock_timeout = '3s'")
+		}, []string{"statement_timeout", "lock_timeout"}, "0 3s", 110},
+		"rolled back": {func(c *pgtest.Client) {
+			c.Query("BEGIN")
+			c.Query("SET lock_timeout = '4s'")
+			c.Query("ROLLBACK")
+			c.Query("BEGIN; SET lock_timeout = '6s'; ROLLBACK")
+		}, []string{"lock_timeout"}, "0", 210},
+		"bound, and not executed": {func(c *pgtest.Client) {
+			ask(c, parse("", "SET lock_timeout = '3s'"), bind("", ""))
+		}, []string{"lock_timeout"}, "0", 110},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			overheard.count("")
+			var clients []*pgtest.Client
+			for range 100 {
+				client := w.client()
+				test.say(client)
+				clients = append(clients, client)
+			}
+			for i, client := range clients {
+				if got := show(client, test.show...); got != test.want {
+					t.Errorf("client %d has %q, want %q", i, got, test.want)
+				}
+				client.Close()
+			}
+			if n := overheard.count(inquiring); n < 1 || n > test.most {
+				t.Errorf("the server was asked %d times, want 1 to %d", n, test.most)
+			}
+		})
+	}
+	t.Run("after the role has changed", func(t *testing.T) {
+		user := pgserver.Open.Name
+		alter := func(what string) { direct.Query(fmt.Sprintf("ALTER ROLE %s %s", user, what)) }
+		alter("SET DateStyle = 'SQL, DMY'")
+		alter("SET lock_timeout = '9s'")
+		defer alter("RESET ALL")
+		changed := start(t, settings{servers: 2, upstream: overheard.listen(t, pg.DSNFor(pgserver.Open))})
+		direct.Query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '" + user + "'")
+		w.eventually("the server connections are gone", func() bool { return w.servers("idle")+w.servers("used")+w.servers("closing") == 0 })
+		for name, w := range map[string]*weir{"of a new weir": changed, "of this one": w} {
+			for range 3 {
+				c := w.client()
+				c.Query("SET statement_timeout = '5s'")
+				c.Query("SET search_path TO pg_catalog, public")
+				c.Query("SET DateStyle = 'ISO'")
+				if got := show(c, "statement_timeout", "search_path", "DateStyle", "lock_timeout"); got != "5s pg_catalog, public ISO, DMY 9s" {
+					t.Errorf("a client %s has %q", name, got)
+				}
+				c.Close()
+			}
+		}
+	})
+}
