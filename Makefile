@@ -6,7 +6,7 @@ VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null)
 FUZZ_TIME ?= 600
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## a throwaway PostgreSQL, a weir and a small storm, with nothing to configure
 	@scripts/setup demo
@@ -19,6 +19,10 @@ test: ## install what tests need, then run every test
 bench: ## measure weir beside PostgreSQL and PgBouncer; results go to docs/benchmarks.md
 	@scripts/setup bench
 	go run ./internal/bench -write docs/benchmarks.md
+
+bench-overload: ## what becomes of useful work at ten times the load; results and charts go to docs/benchmarks.md
+	@scripts/setup bench
+	go run ./internal/bench -only overload -write docs/benchmarks.md
 
 fuzz: ## fuzz every target in turn, for FUZZ_TIME seconds (600) in all, and compare random pipelines with PostgreSQL
 	scripts/fuzz $(FUZZ_TIME)
@@ -39,4 +43,4 @@ docs: ## write the reference pages anew from the code
 clean: ## remove what make built
 	rm -rf weir internal/drivers/node/node_modules
 
-.PHONY: help demo test bench fuzz build fmt lint docs clean
+.PHONY: help demo test bench bench-overload fuzz build fmt lint docs clean

@@ -17,12 +17,14 @@ var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap
 	"short":   shorten,
 	"round1":  func(v float64) string { return fmt.Sprintf("%.1f", v) },
 	"weight":  func(v float64) string { return fmt.Sprintf("%.3g", v) },
-	"numbers": func() map[string]float64 {
-		return map[string]float64{
-			"Width": chartWidth, "Height": chartHeight, "Left": plotLeft, "Right": plotRight, "Top": plotTop, "Bottom": plotBottom,
-		}
-	},
+	"numbers": chartNumbers,
 }).Parse(reportPage))
+
+func chartNumbers() map[string]float64 {
+	return map[string]float64{
+		"Width": chartWidth, "Height": chartHeight, "Left": plotLeft, "Right": plotRight, "Top": plotTop, "Bottom": plotBottom,
+	}
+}
 
 // WriteHTML writes the report as one page that needs nothing else: no script, no style and no picture from elsewhere.
 func (r *Report) WriteHTML(w io.Writer) error {

@@ -65,7 +65,8 @@ type Outcome struct {
 	Latency     Quantiles    `json:"latency"`         // of the good, from the moment each was to start
 	Transaction Quantiles    `json:"transaction"`     // each transaction that succeeded, from its first statement
 	Login       *Quantiles   `json:"login,omitempty"` // connect, TLS and authentication, of logins that succeeded
-	Refusals    []Refusal    `json:"refusals"`        // attempts, most frequent first
+	Refusal     Quantiles    `json:"refusal"`         // attempts that were turned away, for whatever reason
+	Refusals    []Refusal    `json:"refusals"`        // the same by reason, most frequent first
 	Errors      []ErrorCount `json:"errors"`          // attempts, most frequent first
 	While       Timeouts     `json:"timed_out_while"`
 }

@@ -263,9 +263,12 @@ func (c *callerTally) outcome(seconds float64) Outcome {
 		q := quantiles(&c.login)
 		o.Login = &q
 	}
+	var refusal histogram
 	for key, h := range c.refusals {
+		refusal.merge(h)
 		o.Refusals = append(o.Refusals, Refusal{SQLSTATE: key.sqlstate, Message: key.text, Rule: key.rule, Count: h.n, Latency: quantiles(h)})
 	}
+	o.Refusal = quantiles(&refusal)
 	slices.SortFunc(o.Refusals, func(a, b Refusal) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.SQLSTATE+a.Rule+a.Message, b.SQLSTATE+b.Rule+b.Message))
 	})

@@ -133,7 +133,7 @@ func TestSCRAMProofFitsTheVerifier(t *testing.T) {
 
 func TestWriteReplacesTheResultsOnly(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "benchmarks.md")
-	text := "# Speed\n\n" + beginResults + "\nold\n" + endResults + "\n\nlast words\n"
+	text := "# Speed\n\n" + resultsMarks.begin + "\nold\n" + resultsMarks.end + "\n\nlast words\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

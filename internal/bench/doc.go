@@ -4,6 +4,7 @@
 //	go run ./internal/bench -quick               # the same with fewer and shorter rounds
 //	go run ./internal/bench -only relay,login    # some parts
 //	go run ./internal/bench -write docs/benchmarks.md
+//	go run ./internal/bench -only overload       # useful work at ten times the load, alone, about twelve minutes
 //
 // It brings everything it needs: a throwaway PostgreSQL, PgBouncer processes, weir built from this module, keys and
 // certificates, all on free loopback ports and in a temporary directory, and it takes all of it down again, also after
@@ -18,6 +19,9 @@
 //   - Throughput is read without a rate.
 //   - A second PgBouncer with the same configuration runs as a side of its own. Its ratio to the first ought to be 1;
 //     how far it is off is what this run cannot tell apart, and the report prints it as the noise floor.
+//
+// Overload (overload.go) is another matter: storms of functions from package storm, in this process, with PostgreSQL on one
+// processor and all else on another.
 //
 // The program runs itself as "bench client ..." to generate load that pgbench cannot: many idle connections, logins
 // over TLS, and queries whose latency is recorded one by one.

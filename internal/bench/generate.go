@@ -26,11 +26,12 @@ func selectAccount(random *rand.Rand) []byte {
 
 // job is what a load generator is asked to do, given to it as one argument in JSON.
 type job struct {
-	Do      string        `json:"do"` // hold | query | login
+	Do      string        `json:"do"` // hold | query | login | halve
 	Target  target        `json:"target"`
 	Clients int           `json:"clients"`        // connections held or used, or logins under way at once
 	Rate    float64       `json:"rate,omitempty"` // starts per second over all clients; 0 is as fast as it goes
 	Time    time.Duration `json:"time,omitempty"` // how long; 0 is until standard input closes
+	Pid     int           `json:"pid,omitempty"`  // whose child processes are to have half their processor time
 }
 
 // outcome is what a load generator prints when it is done; one that holds connections prints it once they are open.
@@ -72,6 +73,9 @@ func clientMain(args []string) error {
 		return printOutcome(queries(ctx, j))
 	case "login":
 		return printOutcome(logins(ctx, j))
+	case "halve":
+		halve(j.Pid, ctx.Done())
+		return nil
 	}
 	return fmt.Errorf("job %q is not known", j.Do)
 }

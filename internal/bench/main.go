@@ -38,6 +38,7 @@ type options struct {
 	weir        string
 	withoutWeir bool
 	limit       time.Duration
+	scenarios   string
 }
 
 // bench is one run.
@@ -58,7 +59,11 @@ var parts = []struct {
 	{"storm", (*bench).storm},
 	{"mixed", (*bench).mixed},
 	{"idle", (*bench).idle},
+	{overloadPart, (*bench).overload},
 }
+
+// overloadPart is measured alone, and only when it is asked for: it confines this program and PostgreSQL to a processor each.
+const overloadPart = "overload"
 
 func run() (err error) {
 	var o options
@@ -66,7 +71,8 @@ func run() (err error) {
 	for _, p := range parts {
 		names = append(names, p.name)
 	}
-	flag.StringVar(&o.only, "only", strings.Join(names, ","), "parts to measure")
+	flag.StringVar(&o.only, "only", strings.Join(names[:len(names)-1], ","), "parts to measure; overload is one to be measured alone")
+	flag.StringVar(&o.scenarios, "scenarios", "all", "of overload: "+strings.Join(scenarioNames(), ","))
 	flag.BoolVar(&o.quick, "quick", false, "fewer and shorter rounds")
 	flag.StringVar(&o.write, "write", "", "put the results into this Markdown `file`, between its marks")
 	flag.StringVar(&o.weir, "weir", "", "measure this `binary` (default: built from ./cmd/weir)")
@@ -77,6 +83,14 @@ func run() (err error) {
 	for _, name := range wanted {
 		if !slices.Contains(names, name) {
 			return fmt.Errorf("-only %s: the parts are %s", name, strings.Join(names, ", "))
+		}
+	}
+	if slices.Contains(wanted, overloadPart) {
+		if len(wanted) > 1 {
+			return fmt.Errorf("-only %s: overload is measured alone, for it confines this program to one processor", o.only)
+		}
+		if err := overloadCan(o.scenarios); err != nil {
+			return err
 		}
 	}
 	if flag.NArg() > 0 {

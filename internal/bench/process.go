@@ -187,11 +187,16 @@ func (p *child) failure() error {
 	return fmt.Errorf("%s: %w (%w): %s", p.name, errExited, p.err, tail(p.log, ""))
 }
 
-// tail is the end of a log and of what else was printed, on one line, for error messages.
+// tail is the end of a log and of what else was printed, on one line, for error messages. Of a Go program's panic it is the
+// beginning, which says more.
 func tail(path, more string) string {
+	const most = 600
 	b, _ := os.ReadFile(path)
 	text := strings.TrimSpace(string(b) + "\n" + more)
-	text = text[max(0, len(text)-600):]
+	if _, after, ok := strings.Cut(text, "\npanic: "); ok {
+		text = "panic: " + after[:min(len(after), most)]
+	}
+	text = text[max(0, len(text)-most):]
 	return strings.ReplaceAll(text, "\n", " | ")
 }
 

@@ -1,20 +1,27 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/weirproxy/weir/storm"
 )
 
 // results is what a run has found out, as far as it came.
 type results struct {
 	about    [][2]string // what was run, on what
+	beside   string      // what the column beside the targets is (noise floor)
 	targets  []verdict
 	sections []section
 	failures []string
+	marks    marks // between which lines of a document they go (those of make bench)
 }
 
 // verdict is one target and how the run stands to it.
@@ -23,12 +30,19 @@ type verdict struct {
 	met                    bool
 }
 
-// section is one table.
+// section is one table, with charts above it.
 type section struct {
 	title  string
 	note   string
+	charts []chart
 	header []string
 	rows   [][]string
+}
+
+// chart is a picture in a file beside the document.
+type chart struct {
+	file string
+	storm.Picture
 }
 
 func (r *results) section(s section) { r.sections = append(r.sections, s) }
@@ -51,6 +65,27 @@ func (r *results) judge(what, relation string, limit, got float64, format, noise
 		what: what, want: relation + fmt.Sprintf(format, limit),
 		got: fmt.Sprintf(format, got), noise: noise, met: met,
 	})
+}
+
+// relation is how a figure is to stand to its limit.
+type relation string
+
+const (
+	atMost  relation = "≤ "
+	atLeast relation = "≥ "
+)
+
+// goal records a target like the two above; a figure that there is not, NaN, does not meet it.
+func (r *results) goal(what string, rel relation, limit, got float64, format, beside string) {
+	v := verdict{what: what, want: string(rel) + fmt.Sprintf(format, limit), got: "not measured", noise: beside}
+	if strings.HasSuffix(format, " s") {
+		v.got = "never"
+	}
+	if !math.IsNaN(got) {
+		v.got = fmt.Sprintf(format, got)
+		v.met = rel == atMost && got <= limit || rel == atLeast && got >= limit
+	}
+	r.targets = append(r.targets, v)
 }
 
 func (v verdict) word() string {
@@ -78,7 +113,7 @@ func (r *results) tables() []section {
 	}
 	all := []section{about}
 	if len(r.targets) > 0 {
-		t := section{title: "Targets", header: []string{"what", "target", "weir", "noise floor", ""}}
+		t := section{title: "Targets", header: []string{"what", "target", "weir", cmp.Or(r.beside, "noise floor"), ""}}
 		for _, v := range r.targets {
 			t.rows = append(t.rows, []string{v.what, v.want, v.got, v.noise, v.word()})
 		}
@@ -115,6 +150,12 @@ func (r *results) markdown(w io.Writer) {
 		if s.note != "" {
 			fmt.Fprintf(w, "%s\n\n", s.note)
 		}
+		for _, c := range s.charts {
+			fmt.Fprintf(w, "![%s](%s/%s)\n\n", c.Title, chartsFolder, c.file)
+		}
+		if len(s.header) == 0 {
+			continue
+		}
 		fmt.Fprintf(w, "| %s |\n|%s\n", strings.Join(s.header, " | "), strings.Repeat(" --- |", len(s.header)))
 		for _, row := range s.rows {
 			fmt.Fprintf(w, "| %s |\n", strings.Join(row, " | "))
@@ -126,11 +167,17 @@ func (r *results) markdown(w io.Writer) {
 	}
 }
 
-// The lines between which write puts the results.
-const (
-	beginResults = "<!-- results: written by go run ./internal/bench -write docs/benchmarks.md -->"
-	endResults   = "<!-- end of results -->"
+// marks are the lines of a document between which write puts results.
+type marks struct{ begin, end string }
+
+// What make bench writes, and what make bench-overload does.
+var (
+	resultsMarks  = marks{"<!-- results: written by go run ./internal/bench -write docs/benchmarks.md -->", "<!-- end of results -->"}
+	overloadMarks = marks{"<!-- overload: written by go run ./internal/bench -only overload -write docs/benchmarks.md -->", "<!-- end of overload -->"}
 )
+
+// chartsFolder is where charts are, beside the document.
+const chartsFolder = "benchmarks"
 
 // write replaces the results in a document and leaves the rest of it alone.
 func (r *results) write(path string) error {
@@ -138,14 +185,36 @@ func (r *results) write(path string) error {
 	if err != nil {
 		return err
 	}
-	before, rest, ok := strings.Cut(string(old), beginResults)
-	_, after, ok2 := strings.Cut(rest, endResults)
+	marks := cmp.Or(r.marks, resultsMarks)
+	before, rest, ok := strings.Cut(string(old), marks.begin)
+	_, after, ok2 := strings.Cut(rest, marks.end)
 	if !ok || !ok2 {
-		return fmt.Errorf("%s: no lines %q and %q to write between", path, beginResults, endResults)
+		return fmt.Errorf("%s: no lines %q and %q to write between", path, marks.begin, marks.end)
+	}
+	if err := r.writeCharts(filepath.Join(filepath.Dir(path), chartsFolder)); err != nil {
+		return err
 	}
 	var b strings.Builder
-	b.WriteString(before + beginResults + "\n\n")
+	b.WriteString(before + marks.begin + "\n\n")
 	r.markdown(&b)
-	b.WriteString(endResults + after)
+	b.WriteString(marks.end + after)
 	return os.WriteFile(path, []byte(b.String()), 0o644)
+}
+
+func (r *results) writeCharts(folder string) error {
+	for _, s := range r.sections {
+		for _, c := range s.charts {
+			var b bytes.Buffer
+			if err := c.WriteSVG(&b); err != nil {
+				return err
+			}
+			if err := os.MkdirAll(folder, 0o755); err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(folder, c.file), b.Bytes(), 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -26,11 +26,12 @@ const (
 
 // side is one contestant: PostgreSQL itself or a proxy in front of it.
 type side struct {
-	name string
-	addr string
-	pid  int // of the proxy; 0 for PostgreSQL itself, whose processes are not counted
-	tls  bool
-	proc *child
+	name  string
+	addr  string
+	admin string // of weir: where its metrics are
+	pid   int    // of the proxy; 0 for PostgreSQL itself, whose processes are not counted
+	tls   bool
+	proc  *child
 }
 
 func (s *side) target() target {
@@ -45,13 +46,19 @@ const (
 	weir      = "weir"
 )
 
-// variant is how clients log in to a proxy.
+// variant is how clients log in to a proxy, and what else is special about it.
 type variant struct {
 	scram bool
 	cert  certificate // zero: no TLS
+
+	users    []string // who may log in besides benchUser
+	resource string   // lines of weir's resource
+	ini      string   // lines of PgBouncer's
 }
 
 func (v variant) tls() bool { return v.cert.cert != "" }
+
+func (v variant) everybody() []string { return append([]string{benchUser}, v.users...) }
 
 func (v variant) String() string {
 	s := "trust"
@@ -167,7 +174,7 @@ func (l *lab) startPostgres(ctx context.Context) error {
 	}
 	argv := []string{filepath.Join(l.pgbin, "postgres"), "-D", data, "-p", port, "-k", "", "-h", "127.0.0.1"}
 	for _, setting := range []string{
-		"max_connections=200", "shared_buffers=256MB", "fsync=off", "autovacuum=off",
+		"max_connections=400", "shared_buffers=256MB", "fsync=off", "autovacuum=off",
 		"max_wal_size=2GB", "jit=off", "log_checkpoints=off",
 	} {
 		argv = append(argv, "-c", setting)
@@ -292,7 +299,11 @@ server_tls_sslmode = disable
 		ini += fmt.Sprintf("client_tls_sslmode = require\nclient_tls_protocols = secure\nclient_tls_cert_file = %s\nclient_tls_key_file = %s\n",
 			v.cert.cert, v.cert.key)
 	}
-	users := fmt.Sprintf("%q %q\n", benchUser, l.verifier)
+	ini += v.ini
+	users := ""
+	for _, user := range v.everybody() {
+		users += fmt.Sprintf("%q %q\n", user, l.verifier)
+	}
 	for path, text := range map[string]string{base + ".ini": ini, base + ".users": users} {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			return nil, err
@@ -322,21 +333,24 @@ func (l *lab) startWeir(v variant) (*side, error) {
 	if v.tls() {
 		encryption = fmt.Sprintf("{ mode: require, cert: %s, key: %s }", v.cert.cert, v.cert.key)
 	}
+	users := ""
+	for _, user := range v.everybody() {
+		users += fmt.Sprintf("  %s: { password: %q }\n", user, l.verifier)
+	}
 	text := fmt.Sprintf(`listen: 127.0.0.1:%s
 admin: 127.0.0.1:%s
 tls: %s
 auth: { method: %s }
 users:
-  %s: { password: "%s" }
-resources:
+%sresources:
   %s:
     kind: postgres
     upstream: postgres://%s@%s/%s?sslmode=disable
     connections: %d
     pool_mode: transaction
-limits: { clients: %d }
-`, port, admin, encryption, method, benchUser, l.verifier, benchDatabase, benchUser, l.postgres.addr, benchDatabase,
-		serverConnections, maxClients)
+%slimits: { clients: %d }
+`, port, admin, encryption, method, users, benchDatabase, benchUser, l.postgres.addr, benchDatabase,
+		serverConnections, v.resource, maxClients)
 	path := filepath.Join(l.dir, "weir-"+port+".yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return nil, err
@@ -345,7 +359,9 @@ limits: { clients: %d }
 	if err != nil {
 		return nil, err
 	}
-	return &side{name: weir, addr: net.JoinHostPort("127.0.0.1", port), tls: v.tls(), proc: p}, nil
+	return &side{
+		name: weir, addr: net.JoinHostPort("127.0.0.1", port), admin: net.JoinHostPort("127.0.0.1", admin), tls: v.tls(), proc: p,
+	}, nil
 }
 
 // freePort is a loopback port that nobody listens on.
