@@ -30,8 +30,9 @@ func options() admin.Options {
 				TokensLeased: map[string]int64{"orders": 640},
 			}
 		},
-		Ready: func() error { return nil },
-		Log:   slog.New(slog.DiscardHandler),
+		Sessions: sessions,
+		Ready:    func() error { return nil },
+		Log:      slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -193,6 +194,10 @@ func TestAccess(t *testing.T) {
 		"both: the write token profiles":                   {both, "/debug/pprof/cmdline", as(remote, bearer("wr1te")), 200},
 		"both: the read token does not profile":            {both, "/debug/pprof/cmdline", as(remote, bearer("r3ad")), 401},
 		"both: a token in another scheme is none":          {both, "/metrics", as(remote, header("Authorization", "Basic wr1te")), 401},
+		"no tokens: loopback lists sessions":               {none, "/api/v1/sessions", as(), 200},
+		"no tokens: a remote client does not":              {none, "/api/v1/sessions", as(remote), 403},
+		"read token: it lists sessions":                    {read, "/api/v1/sessions", as(remote, bearer("r3ad")), 200},
+		"read token: without it nobody does":               {read, "/api/v1/sessions", as(), 401},
 		"there is nothing to change here yet":              {both, "/metrics", as(method("POST"), bearer("wr1te")), 405},
 		"unknown paths are not found":                      {none, "/nothing", as(), 404},
 		"the mutex profile is reached through the index":   {none, "/debug/pprof/goroutine?debug=1", as(), 200},

@@ -1,5 +1,12 @@
 package admin
 
+// What the reference page says about lists of sessions.
+const (
+	UsualSessions = usualSessions
+	MostSessions  = mostSessions
+	SessionsTime  = sessionsTime
+)
+
 // MetricRow is what the reference page says about one metric.
 type MetricRow struct {
 	Name, Type, Help string

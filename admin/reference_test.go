@@ -4,10 +4,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/weirproxy/weir/admin"
+	"github.com/weirproxy/weir/proxy"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files and the reference page")
@@ -60,6 +62,62 @@ func TestReferencePageIsUpToDate(t *testing.T) {
 	}
 	page.WriteString(referenceOutro)
 	golden(t, "../docs/reference/metrics.md", page.String())
+}
+
+const apiIntro = `<!-- Generated from proxy/session.go and admin/sessions.go: go test ./admin -update -->
+
+# HTTP API
+
+On the admin listener, beside ` + "`/healthz`, `/readyz` and `/metrics`" + `. It reads and changes nothing; who may read is what
+[the configuration](configuration.md) says of ` + "`admin`" + `: the read or the write token as bearer token, and without tokens clients on
+this machine.
+
+## GET /api/v1/sessions
+
+The clients that are logged in, one by one, those that have been in their state for longest first. Event loops are asked for a few
+at a time, so that no client waits for it; who comes, goes or changes meanwhile may be missed.
+
+` + "```" + `
+curl -s -H "Authorization: Bearer $READ_TOKEN" 'http://weir.internal:8432/api/v1/sessions?state=pinned&limit=20'
+` + "```" + `
+
+| parameter | meaning |
+|---|---|
+| ` + "`resource`" + ` | only of this resource |
+| ` + "`state`" + ` | only in this state |
+`
+
+func TestAPIReferencePageIsUpToDate(t *testing.T) {
+	var page strings.Builder
+	page.WriteString(apiIntro)
+	fmt.Fprintf(&page, "| `limit` | at most so many, from 1 to %d (%d) |\n", admin.MostSessions, admin.UsualSessions)
+	page.WriteString("\nThe answer is `{\"sessions\": [...], \"truncated\": false}`; `truncated` says that there are more than the limit.\n\n| field | type | meaning |\n|---|---|---|\n")
+	fields := reflect.TypeFor[proxy.Session]()
+	for i := range fields.NumField() {
+		f := fields.Field(i)
+		fmt.Fprintf(&page, "| `%s` | %s | %s |\n", f.Tag.Get("json"), jsonTypes[f.Type.Kind()], f.Tag.Get("help"))
+	}
+	page.WriteString("\n| state | meaning |\n|---|---|\n")
+	for _, s := range proxy.SessionStates {
+		fmt.Fprintf(&page, "| `%s` | %s |\n", s.Name, s.Meaning)
+	}
+	page.WriteString("\n| pinned by | the session has |\n|---|---|\n")
+	for _, r := range proxy.PinReasons {
+		fmt.Fprintf(&page, "| `%s` | %s |\n", r.Name, r.Meaning)
+	}
+	fmt.Fprintf(&page, `
+| status | when |
+|---|---|
+| 200 | |
+| 400 | a parameter that is not understood; the text says what was expected |
+| 401, 403 | the caller may not read; the text says what is missing |
+| 503 | the event loops, or those who asked before, have taken longer than %v |
+`, admin.SessionsTime)
+	golden(t, "../docs/reference/api.md", page.String())
+}
+
+var jsonTypes = map[reflect.Kind]string{
+	reflect.String: "string", reflect.Uint32: "number", reflect.Int64: "number", reflect.Slice: "list of strings",
 }
 
 // golden compares got with the file, or rewrites the file with -update.

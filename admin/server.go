@@ -1,7 +1,7 @@
 // Package admin is the listener for those who run weir: is it alive, can it serve, what does it count.
 //
 // It reads and never steers: a scrape takes one snapshot of the counters and stops nobody. Who may see what is decided
-// in access.go; what is exported is the table in metrics.go.
+// in access.go; what is exported is the table in metrics.go; sessions.go lists clients one by one.
 package admin
 
 import (
@@ -28,7 +28,8 @@ type Options struct {
 	Version    string             // of this build, for weir_build_info
 	Stats      func() proxy.Stats // called once a scrape; must not wait for anyone
 	Fleet      func() FleetStats  // likewise
-	Ready      func() error       // nil, or why this weir cannot serve, joined reasons one per line
+	Sessions   func(context.Context, proxy.SessionFilter) (found []proxy.Session, more bool, err error)
+	Ready      func() error // nil, or why this weir cannot serve, joined reasons one per line
 	Log        *slog.Logger
 }
 
@@ -51,6 +52,7 @@ func New(opts Options) *Server {
 		{"GET /healthz", probing, s.healthz},
 		{"GET /readyz", probing, s.readyz},
 		{"GET /metrics", reading, metricsHandler(opts)},
+		{"GET /api/v1/sessions", reading, sessionsHandler(opts)},
 		{"GET /debug/pprof/", debugging, pprof.Index},
 		{"GET /debug/pprof/cmdline", debugging, pprof.Cmdline},
 		{"GET /debug/pprof/profile", debugging, pprof.Profile},

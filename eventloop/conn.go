@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync/atomic"
 	"unsafe"
 
@@ -110,6 +111,24 @@ func (c *Conn) Loop() *Loop { return c.loop.Load() }
 
 // Open reports whether c has a socket.
 func (c *Conn) Open() bool { return c.loop.Load() != nil }
+
+// RemoteAddr asks the kernel for the peer's address; nil when it does not tell.
+func (c *Conn) RemoteAddr() net.Addr {
+	if !c.Open() {
+		return nil
+	}
+	sa, err := unix.Getpeername(int(c.fd))
+	if err != nil {
+		return nil
+	}
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return &net.TCPAddr{IP: a.Addr[:], Port: a.Port}
+	case *unix.SockaddrInet6:
+		return &net.TCPAddr{IP: a.Addr[:], Port: a.Port}
+	}
+	return nil
+}
 
 // Note records events that the handler was told.
 func (c *Conn) Note(e Events) {

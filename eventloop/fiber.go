@@ -197,20 +197,7 @@ func (s *Stream) LocalAddr() net.Addr { return nil }
 
 // RemoteAddr asks the kernel for the peer's address; nil when it does not tell.
 func (s *Stream) RemoteAddr() net.Addr {
-	if !s.conn.Open() {
-		return nil
-	}
-	sa, err := unix.Getpeername(int(s.conn.fd))
-	if err != nil {
-		return nil
-	}
-	switch a := sa.(type) {
-	case *unix.SockaddrInet4:
-		return &net.TCPAddr{IP: a.Addr[:], Port: a.Port}
-	case *unix.SockaddrInet6:
-		return &net.TCPAddr{IP: a.Addr[:], Port: a.Port}
-	}
-	return nil
+	return s.conn.RemoteAddr()
 }
 
 // SetDeadline sets when reads and writes stop waiting; the zero time is never.

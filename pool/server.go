@@ -118,6 +118,9 @@ func (s *Server) hearIdle(b []byte) bool {
 // User is whom the server connection is logged in as.
 func (s *Server) User() string { return s.hijacked.Config.User }
 
+// PID is the process that the server connection has on the server.
+func (s *Server) PID() uint32 { return s.hijacked.PID }
+
 // NoteParameter remembers the body of a ParameterStatus.
 func (s *Server) NoteParameter(body []byte) {
 	name, rest, _ := pgwire.CString(body)

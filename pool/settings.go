@@ -14,6 +14,7 @@ type Settings struct {
 	names, values []string // sorted by name, in lower case: to the server it makes no difference
 	key           string
 	plan          string // see Plan
+	temporary     bool   // see Temporary
 }
 
 // Setting is one parameter.
@@ -25,6 +26,8 @@ func newSettings(asked []Setting) *Settings {
 	for _, l := range list {
 		s.names, s.values = append(s.names, l.Name), append(s.values, l.Value)
 	}
+	path, _ := s.get("search_path")
+	s.temporary = strings.Contains(path, "pg_temp")
 	s.plan = keyOf(slices.DeleteFunc(list, func(l Setting) bool { return slices.Contains(unplanned, l.Name) }))
 	return s
 }
@@ -70,6 +73,9 @@ func (s *Settings) Plan() string {
 	}
 	return s.plan
 }
+
+// Temporary reports whether tables may be temporary without anybody saying so: the search path names their schema.
+func (s *Settings) Temporary() bool { return s != nil && s.temporary }
 
 func (s *Settings) get(name string) (string, bool) {
 	if s == nil {

@@ -224,6 +224,21 @@ func TestServe(t *testing.T) {
 			}
 		}
 	})
+	t.Run("the admin listener lists sessions", func(t *testing.T) {
+		code, body := s.get("/api/v1/sessions?resource=orders&state=idle")
+		var list struct {
+			Sessions []struct {
+				ID   uint32 `json:"id"`
+				User string `json:"user"`
+			} `json:"sessions"`
+		}
+		if err := json.Unmarshal([]byte(body), &list); code != http.StatusOK || err != nil {
+			t.Fatalf("%d %s", code, body)
+		}
+		if len(list.Sessions) != 1 || list.Sessions[0].ID != conn.PgConn().PID() || list.Sessions[0].User != "fn" {
+			t.Errorf("got %s", body)
+		}
+	})
 	t.Run("healthcheck", func(t *testing.T) {
 		if got := weirRun(t, "healthcheck", "--ready", "--admin", s.admin); got != (output{exitOK, "ok\n", ""}) {
 			t.Errorf("got %+v", got)

@@ -84,6 +84,7 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 		Version:    buildVersion(),
 		Stats:      w.server.Stats,
 		Fleet:      w.fleetStats,
+		Sessions:   w.server.Sessions,
 		Ready:      w.server.Ready,
 		Log:        log,
 	})

@@ -126,12 +126,9 @@ const advice = `
 
 // serverVersion is the major version that the driver's PostgreSQL has on this machine.
 func serverVersion(d driver) string {
-	dir, err := pgserver.Find(d.postgresql)
+	major, err := pgserver.Major(d.postgresql)
 	if err != nil {
 		return "–"
 	}
-	if d.postgresql != 0 {
-		return fmt.Sprint("PostgreSQL ", d.postgresql)
-	}
-	return "PostgreSQL " + regexp.MustCompile(`\d*$`).FindString(filepath.Base(filepath.Dir(dir)))
+	return fmt.Sprint("PostgreSQL ", major)
 }

@@ -38,6 +38,15 @@ func Find(version int) (string, error) {
 		wanted, strings.Join(dirs, ", "))
 }
 
+// Major is the major version of what Find finds, 0 where its directory does not tell.
+func Major(version int) (int, error) {
+	if version != 0 {
+		return version, nil
+	}
+	dir, err := Find(version)
+	return majorOf(dir), err
+}
+
 // systemDirs lists where package managers put the server's programs, the newest version first.
 func systemDirs() []string {
 	var dirs []string

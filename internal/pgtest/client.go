@@ -12,6 +12,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"testing"
@@ -278,6 +279,13 @@ func (c *Client) Expect(kind byte) Message {
 func (c *Client) Try() (Message, error) {
 	c.setDeadline()
 	return readMessage(c.in)
+}
+
+// Arrives reports whether anything comes in time: a message, or the end of the connection. It takes nothing.
+func (c *Client) Arrives(within time.Duration) bool {
+	_ = c.conn.SetReadDeadline(time.Now().Add(within)) // fails on a closed connection, as what follows will
+	_, err := c.in.Peek(1)
+	return !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // Until collects messages up to and including the first one that is the last.

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 
@@ -51,6 +52,18 @@ func Shared(tb testing.TB) *Postgres {
 func Shared18(tb testing.TB) *Postgres {
 	tb.Helper()
 	return share(tb, startShared18)
+}
+
+// Each runs f as a sub-test for each version that tests are made for, the system's and 18, with the server that all tests of
+// this process share.
+func Each(t *testing.T, f func(t *testing.T, pg *Postgres)) {
+	t.Helper()
+	system, err := pgserver.Major(0)
+	check(t, err)
+	t.Run(fmt.Sprint("postgres-", system), func(t *testing.T) { f(t, Shared(t)) })
+	if system != pgserver.CachedVersion {
+		t.Run(fmt.Sprint("postgres-", pgserver.CachedVersion), func(t *testing.T) { f(t, Shared18(t)) })
+	}
 }
 
 func share(tb testing.TB, start func() (*Postgres, error)) *Postgres {

@@ -127,6 +127,13 @@ func (f *Fake) AwaitCancel(n int) Cancel {
 	return f.cancels[n-1]
 }
 
+// Cancels counts the CancelRequests so far.
+func (f *Fake) Cancels() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.cancels)
+}
+
 // await blocks until reached, which is called under the lock, says yes.
 func (f *Fake) await(what string, reached func() bool) {
 	f.tb.Helper()

@@ -27,11 +27,16 @@ func (s *session) begin(chunk []byte) []byte {
 	case pgwire.Terminate:
 		s.leave()
 		return nil
-	case pgwire.Sync: // nothing is going on: no server is needed to say so
-		s.write(pgwire.AppendReadyForQuery(nil, s.block.status()))
-		s.skip = pgwire.HeaderSize + body
+	case pgwire.Sync, pgwire.Flush: // nothing is going on: no server is needed to say so, unless to say that they are malformed
+		if body > 0 {
+			break
+		}
+		if chunk[0] == pgwire.Sync {
+			s.write(pgwire.AppendReadyForQuery(nil, s.block.status()))
+		}
+		s.skip = pgwire.HeaderSize
 		return chunk
-	case pgwire.Flush, pgwire.CopyData, pgwire.CopyDone, pgwire.CopyFail: // ignored outside COPY, as the server does
+	case pgwire.CopyData, pgwire.CopyDone, pgwire.CopyFail: // ignored outside COPY, as the server does
 		s.skip = pgwire.HeaderSize + body
 		return chunk
 	case pgwire.Query, pgwire.FunctionCall, pgwire.Parse, pgwire.Bind, pgwire.Describe, pgwire.Execute, pgwire.Close:
@@ -170,7 +175,7 @@ func (s *session) refuse(chunk []byte, why error) []byte {
 	if s.block.state == begun {
 		s.block.state = failed
 	}
-	if chunk[0] == pgwire.Query || chunk[0] == pgwire.FunctionCall {
+	if chunk[0] == pgwire.Query || chunk[0] == pgwire.FunctionCall || chunk[0] == pgwire.Sync {
 		reply = pgwire.AppendReadyForQuery(reply, s.block.status())
 	} else {
 		s.untilSync = true

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"sync"
+	"time"
 
 	"github.com/weirproxy/weir/eventloop"
 	"github.com/weirproxy/weir/pgwire"
@@ -88,39 +89,61 @@ func (r *registry) find(pid uint32, secret []byte) *session {
 // each calls f for every session there is now.
 func (r *registry) each(f func(*session)) {
 	for i := range r.shards {
-		shard := &r.shards[i]
-		shard.Lock()
-		all := make([]*session, 0, len(shard.sessions))
-		for _, s := range shard.sessions {
-			all = append(all, s)
-		}
-		shard.Unlock()
-		for _, s := range all {
+		for _, s := range r.shard(i) {
 			f(s)
 		}
 	}
 }
 
-// cancel deals with a cancel request for s. It returns when the request has had its effect.
+// shard lists the sessions of one shard.
+func (r *registry) shard(i int) []*session {
+	shard := &r.shards[i]
+	shard.Lock()
+	defer shard.Unlock()
+	all := make([]*session, 0, len(shard.sessions))
+	for _, s := range shard.sessions {
+		all = append(all, s)
+	}
+	return all
+}
+
+// preludeTime is how long a cancel request waits for the server to be done with what weir itself has put ahead of the
+// client's statement.
+const preludeTime = time.Second
+
+// cancel deals with a cancel request for s. It returns when the request has had its effect: the client may take the end of its
+// request for a sign that nothing of it comes late.
 func (s *session) cancel() {
-	done := make(chan struct{})
+	for began := time.Now(); !s.tryToCancel() && time.Since(began) < preludeTime; {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// tryToCancel does it, unless the server is busy with something of weir's own, which would fail in the place of the client's
+// statement.
+func (s *session) tryToCancel() (done bool) {
+	over := make(chan struct{})
+	done = true
 	s.w.loop.Post(eventloop.TaskFunc(func() {
 		k := s.link
 		switch {
 		case s.walsender != nil && !s.walsender.idle():
-			s.walsender.server.CancelSoon(s.w.loop, func() { close(done) })
+			s.walsender.server.CancelSoon(s.w.loop, func() { close(over) })
 			return
 		case s.dead || k == nil: // just finished: nothing to cancel, and nobody else's query either
 		case k.server == nil:
 			s.cancelWaiting()
 		case k.answers.inquired(): // nothing of the client's is running
+		case k.answers.prelude():
+			done = false
 		case !k.quiet():
-			k.server.CancelSoon(s.w.loop, func() { close(done) })
+			k.server.CancelSoon(s.w.loop, func() { close(over) })
 			return
 		}
-		close(done)
+		close(over)
 	}))
-	<-done // the client may take the end of its request for a sign that nothing of it comes late
+	<-over
+	return done
 }
 
 // cancelWaiting takes the session out of the queue as if the server had been running its statement.

@@ -26,6 +26,7 @@ type exchange struct {
 type scenario struct {
 	setup  []string // SQL for another client to run before, straight
 	script []exchange
+	keeps  bool // a server connection, though nothing pins the session: what the server will answer was not certain
 	loose  bool // where the connection ends, weir speaks for the server: severity, SQLSTATE and text are the same
 }
 
@@ -118,21 +119,15 @@ var (
 
 // run plays the script and returns what came back, one list for each exchange.
 func (s scenario) run(c *pgtest.Client, between func(last []pgtest.Message)) (answers [][]pgtest.Message) {
+	return s.play(exchange.say, c, between)
+}
+
+// way is one to say and hear an exchange: say or sayApart.
+type way func(e exchange, c *pgtest.Client, between func(last []pgtest.Message)) []pgtest.Message
+
+func (s scenario) play(way way, c *pgtest.Client, between func(last []pgtest.Message)) (answers [][]pgtest.Message) {
 	for _, e := range s.script {
-		if e.drip {
-			for i := range e.wire {
-				c.SendBytes(e.wire[i : i+1])
-			}
-		} else {
-			c.SendBytes(e.wire)
-		}
-		var got []pgtest.Message
-		switch {
-		case e.ends:
-			got = c.UntilClosed()
-		case e.until != nil:
-			got = c.Until(e.until())
-		}
+		got := way(e, c, between)
 		for i := range got {
 			got[i] = s.comparable(got[i])
 		}
@@ -140,6 +135,91 @@ func (s scenario) run(c *pgtest.Client, between func(last []pgtest.Message)) (an
 		between(got)
 	}
 	return answers
+}
+
+// say sends all there is and hears the answer.
+func (e exchange) say(c *pgtest.Client, _ func([]pgtest.Message)) []pgtest.Message {
+	e.send(c, e.wire)
+	switch {
+	case e.ends:
+		return c.UntilClosed()
+	case e.until != nil:
+		return c.Until(e.until())
+	}
+	return nil
+}
+
+func (e exchange) send(c *pgtest.Client, wire []byte) {
+	if !e.drip {
+		c.SendBytes(wire)
+		return
+	}
+	for i := range wire {
+		c.SendBytes(wire[i : i+1])
+	}
+}
+
+// patience is how long sayApart waits for an answer that may not come: COPY, and what is skipped after an error, have none.
+const patience = 30 * time.Millisecond
+
+// sayApart sends each message that may end a transaction only when those before it are answered, so that something can come
+// between any two transactions, and not only between two exchanges.
+func (e exchange) sayApart(c *pgtest.Client, between func([]pgtest.Message)) (got []pgtest.Message) {
+	heard := func(pgtest.Message) bool { return false }
+	if e.until != nil {
+		heard = e.until()
+	}
+	done := e.until == nil && !e.ends
+	hear := func() pgtest.Message {
+		m := c.Receive()
+		got = append(got, m)
+		done = heard(m)
+		return m
+	}
+	pieces, behind := e.apart(), false
+	for _, piece := range pieces[:len(pieces)-1] {
+		e.send(c, piece)
+		answered := false
+		for !answered && !done && c.Arrives(patience) {
+			switch m := hear(); {
+			case m.Type == 'E' && m.Field('V') == "FATAL":
+				return append(got, c.UntilClosed()...)
+			case m.Type == 'Z':
+				answered = true
+				if !behind {
+					between(got)
+				}
+			case m.Type == 'G':
+				answered = true
+			}
+		}
+		behind = behind || !answered // what comes from now on may be the answer to this
+	}
+	e.send(c, pieces[len(pieces)-1])
+	if e.ends {
+		return append(got, c.UntilClosed()...)
+	}
+	for !done {
+		hear()
+	}
+	return got
+}
+
+// apart cuts what is sent behind each message that may end a transaction.
+func (e exchange) apart() (pieces [][]byte) {
+	from := 0
+	for at := 0; at+5 <= len(e.wire); {
+		kind, length := e.wire[at], int(binary.BigEndian.Uint32(e.wire[at+1:]))
+		at += 1 + length
+		if length < 4 || at >= len(e.wire) { // what cannot be, or the last one
+			break
+		}
+		if bytes.IndexByte([]byte("QSFcf"), kind) >= 0 {
+			pieces = append(pieces, e.wire[from:at])
+			from = at
+		}
+	}
+	return append(pieces, e.wire[from:])
 }
 
 // comparable leaves out what differs between two sessions whatever is between client and server.
@@ -157,63 +237,97 @@ func (s scenario) comparable(m pgtest.Message) pgtest.Message {
 type route struct {
 	name    string
 	connect func(tb testing.TB) *pgtest.Client
-	// between is called after each exchange with its answer.
-	between func(tb testing.TB) func([]pgtest.Message)
+	// play has a client play a scenario.
+	play func(tb testing.TB, s scenario, c *pgtest.Client) [][]pgtest.Message
 }
 
-func routes(tb testing.TB) []route {
-	nothing := func(testing.TB) func([]pgtest.Message) { return func([]pgtest.Message) {} }
-	through := func(name string, w *weir) route {
-		return route{name, func(tb testing.TB) *pgtest.Client { return pgtest.Connect(tb, w.dsn()) }, nothing}
+func routes(tb testing.TB, pg *pgtest.Postgres) []route {
+	through := func(name string, c settings) (route, *weir) {
+		c.upstream = pg.DSN()
+		w := start(tb, c)
+		return route{name, func(tb testing.TB) *pgtest.Client { return pgtest.Connect(tb, w.dsn()) }, straight}, w
 	}
-	all := []route{
-		through("transaction", start(tb, settings{})),
-		through("session", start(tb, settings{mode: postgres.Session})),
-		through("one server", start(tb, settings{servers: 1})),
-	}
-	two := start(tb, settings{servers: 2})
-	switched := through("switched", two)
-	switched.between = func(tb testing.TB) func([]pgtest.Message) { return switching(tb, two) }
-	return append(all, switched)
+	transaction, _ := through("transaction", settings{})
+	session, _ := through("session", settings{mode: postgres.Session})
+	one, _ := through("one server", settings{servers: 1})
+	together, two := through("switched", settings{servers: 2})
+	apart, other := through("switched, one by one", settings{servers: 2})
+	together.play, apart.play = switched(two, exchange.say), switched(other, exchange.sayApart)
+	return []route{transaction, session, one, together, apart}
 }
 
-// switching makes the client get another server connection for each of its transactions, by occupying the one that it just
-// had, and the statements on it.
-func switching(tb testing.TB, w *weir) func([]pgtest.Message) {
-	var holders [2]*pgtest.Client
-	turn := 0
-	occupy := func() {
-		h := pgtest.Connect(tb, w.dsn())
-		h.Send(query("BEGIN"), parse("", "SELECT 'a stranger''s'"), parse("s", "SELECT 'a stranger''s s'"), parse("t", "SELECT 'a stranger''s t'"), synchronize)
-		h.UntilReady(2)
-		holders[turn] = h
+func straight(_ testing.TB, s scenario, c *pgtest.Client) [][]pgtest.Message {
+	return s.run(c, func([]pgtest.Message) {})
+}
+
+// switched plays a scenario over a weir of two server connections so that each transaction gets another one than the one
+// before, unless weir says why the session keeps it.
+func switched(w *weir, way way) func(testing.TB, scenario, *pgtest.Client) [][]pgtest.Message {
+	return func(tb testing.TB, s scenario, c *pgtest.Client) [][]pgtest.Message {
+		return s.play(way, c, occupy(tb, w).between(s.keeps))
 	}
-	vacate := func() {
-		if h := holders[turn]; h != nil {
-			h.Query("COMMIT")
-			h.Send(terminate)
-			h.UntilClosed()
-		}
+}
+
+// switching makes the client of a weir of two server connections get another one for each of its transactions. What it returns is
+// to be called between exchanges.
+func switching(tb testing.TB, w *weir) func([]pgtest.Message) { return occupy(tb, w).between(false) }
+
+// strangers keep a client from the server connection that it just had, and leave statements of its names on it.
+type strangers struct {
+	tb     testing.TB
+	w      *weir
+	holder *pgtest.Client // of the connection that the client did not have
+}
+
+func occupy(tb testing.TB, w *weir) *strangers {
+	s := &strangers{tb: tb, w: w}
+	s.holder = s.hold()
+	return s
+}
+
+// hold takes the one connection that is free.
+func (s *strangers) hold() *pgtest.Client {
+	h := pgtest.Connect(s.tb, s.w.dsn())
+	h.Send(query("BEGIN"), parse("", "SELECT 'a stranger''s'"), parse("s", "SELECT 'a stranger''s s'"), parse("t", "SELECT 'a stranger''s t'"), synchronize)
+	if got := pgtest.Types(h.UntilReady(2)); got != "CZ111Z" {
+		s.tb.Errorf("on the connection that the client had, a stranger is answered %s", got)
 	}
-	occupy()
+	return h
+}
+
+// between takes the client's server connection over whenever an answer ends a transaction.
+func (s *strangers) between(keeps bool) func(last []pgtest.Message) {
 	return func(last []pgtest.Message) {
-		if len(last) == 0 || last[len(last)-1].Type != 'Z' || last[len(last)-1].Body[0] != 'I' {
-			return
+		if n := len(last); n > 0 && last[n-1].Type == 'Z' && last[n-1].Body[0] == 'I' && s.mayTakeOver(keeps) {
+			s.takeOver()
 		}
-		if !soon(func() bool { return w.servers("idle") == 1 || w.servers("used") == 1 }) {
-			return // pinned
-		}
-		turn = 1 - turn
-		occupy()
-		turn = 1 - turn
-		vacate()
-		turn = 1 - turn
 	}
+}
+
+// mayTakeOver waits until the client has given its server connection back, and reports whether it has: a session may be pinned, or
+// keep it for another reason.
+func (s *strangers) mayTakeOver(keeps bool) bool {
+	if keeps {
+		return soon(s.free)
+	}
+	s.w.in(s.tb).eventually("the client gives its server connection back, or is pinned", func() bool { return s.free() || len(s.w.pinned()) > 0 })
+	return s.free()
+}
+
+func (s *strangers) free() bool { return s.w.servers("used") == 1 }
+
+// takeOver leaves the client the other connection.
+func (s *strangers) takeOver() {
+	last := s.holder
+	s.holder = s.hold()
+	last.Query("COMMIT")
+	last.Send(terminate)
+	last.UntilClosed()
 }
 
 // soon waits a little for something that need not come.
 func soon(is func() bool) bool {
-	for deadline := time.Now().Add(30 * time.Millisecond); !is(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			return false
 		}
@@ -221,38 +335,41 @@ func soon(is func() bool) bool {
 	return true
 }
 
-// compare runs each scenario straight and over each route.
+// compare runs each scenario straight and over each route, with each PostgreSQL.
 func compare(t *testing.T, scenarios map[string]scenario) {
 	t.Helper()
-	pg := pgtest.Shared(t)
-	setup := pgtest.Connect(t, pg.DSN())
-	ways := routes(t)
-	for name, s := range scenarios {
-		t.Run(name, func(t *testing.T) {
-			prepare := func() {
-				for _, sql := range s.setup {
-					if got := setup.Query(sql); strings.Contains(pgtest.Types(got), "E") {
-						t.Fatalf("%s: %v", sql, got)
-					}
-				}
+	pgtest.Each(t, func(t *testing.T, pg *pgtest.Postgres) {
+		setup := pgtest.Connect(t, pg.DSN())
+		ways := routes(t, pg)
+		for name, s := range scenarios {
+			t.Run(name, func(t *testing.T) { s.compare(t, pg, setup, ways) })
+		}
+	})
+}
+
+func (s scenario) compare(t *testing.T, pg *pgtest.Postgres, setup *pgtest.Client, ways []route) {
+	prepare := func() {
+		for _, sql := range s.setup {
+			if got := setup.Query(sql); strings.Contains(pgtest.Types(got), "E") {
+				t.Fatalf("%s: %v", sql, got)
 			}
+		}
+	}
+	prepare()
+	direct := pgtest.Connect(t, pg.DSN())
+	want := straight(t, s, direct)
+	direct.Close()
+	for _, way := range ways {
+		t.Run(way.name, func(t *testing.T) {
 			prepare()
-			direct := pgtest.Connect(t, pg.DSN())
-			want := s.run(direct, func([]pgtest.Message) {})
-			direct.Close()
-			for _, way := range ways {
-				t.Run(way.name, func(t *testing.T) {
-					prepare()
-					c := way.connect(t)
-					got := s.run(c, way.between(t))
-					c.Close()
-					for i := range want {
-						pgtest.Compare(t, want[i], got[i])
-						if t.Failed() {
-							t.Fatalf("in exchange %d", i)
-						}
-					}
-				})
+			c := way.connect(t)
+			got := way.play(t, s, c)
+			c.Close()
+			for i := range want {
+				pgtest.Compare(t, want[i], got[i])
+				if t.Failed() {
+					t.Fatalf("in exchange %d", i)
+				}
 			}
 		})
 	}
@@ -355,6 +472,20 @@ func TestSessionsEndAsWithTheServer(t *testing.T) {
 		"terminate in a transaction":          {script: []exchange{ready(1, query("BEGIN")), ended(terminate)}},
 		"terminate behind a batch":            {script: []exchange{ended(parse("", "SELECT 1"), bind("", ""), execute("", 0), synchronize, terminate)}},
 		"terminate within a batch":            {script: []exchange{ended(parse("", "SELECT 1"), bind("", ""), terminate)}},
+		"terminate in a failed transaction":   {script: []exchange{ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")), ended(terminate)}},
+		"terminate in a failed batch":         {script: []exchange{flushed(1, 'E', parse("", "SELEC"), flush), ended(bind("", ""), terminate)}},
+		"terminate in a transaction begun":    {script: []exchange{ready(1, parse("", "BEGIN"), bind("", ""), execute("", 0), synchronize), ready(1, query("SELECT 1")), ended(terminate)}},
+		"terminate with rows to come":         {script: []exchange{ready(1, query("BEGIN")), flushed(1, 's', parse("", "SELECT generate_series(1, 9)"), bind("", ""), execute("", 1), flush), ended(terminate)}},
+		"terminate behind COPY":               {script: append(queries("BEGIN; CREATE TABLE never (v text)"), ended(query("COPY never FROM STDIN"), data("x\n"), copyDone, terminate))},
+		"terminate behind COPY out":           {script: []exchange{ended(query("COPY (SELECT generate_series(1, 5000)) TO STDOUT"), terminate)}},
+		"terminate behind a failed COPY":      {script: append(queries("BEGIN; CREATE TABLE never (v int)"), flushed(1, 'G', query("COPY never FROM STDIN")), ready(1, data("x\n")), ended(data("1\n"), copyDone, terminate))},
+		"terminate while pinned":              {script: append(queries("LISTEN here"), ended(terminate))},
+		"terminate with a body":               {script: []exchange{sentBytes(odd('X', 8) + "body")}},
+		"terminate twice":                     {script: []exchange{ended(query("SELECT 1"), terminate, terminate)}},
+		"terminate behind a sync":             {script: []exchange{ended(synchronize, terminate)}},
+		"terminate behind a flush":            {script: []exchange{ended(flush, terminate)}},
+		"terminate behind BEGIN":              {script: []exchange{ended(query("BEGIN"), terminate)}},
+		"terminate behind a function call":    {script: []exchange{ended(&pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}}, terminate)}},
 		"an unknown message":                  {script: []exchange{sentBytes(odd('!', 4))}, loose: true},
 		"an unknown message of the server's":  {script: []exchange{sentBytes(odd('T', 4))}, loose: true},
 		"an unknown message behind a query":   {script: []exchange{sentBytes(odd('y', 20)+"sixteen bytes...", query("SELECT repeat('x', 200000)"))}, loose: true},
@@ -512,7 +643,7 @@ func TestExtendedQueriesAreAnsweredAsByTheServer(t *testing.T) {
 		"discarding all, then a batch":                       {script: []exchange{ready(1, parse("s", "SELECT 1"), synchronize), ready(2, query("DISCARD ALL"), parse("s", "SELECT 2"), bind("", "s"), execute("", 0), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
 		"parsing behind deallocate all":                      {script: []exchange{ready(2, query("DEALLOCATE ALL"), parse("", "SELECT 2"), synchronize), ready(1, bind("", ""), execute("", 0), synchronize)}},
 		"a simple query in between":                          {script: []exchange{ready(3, append(append(one, synchronize, query("SELECT 2")), append(one, synchronize)...)...)}},
-		"a simple query without a sync":                      {script: []exchange{ready(1, append(one, query("SELECT 2"))...), ready(1, synchronize), ready(1, append(one, synchronize)...), ready(1, query("SELECT 3"))}},
+		"a simple query without a sync":                      {keeps: true, script: []exchange{ready(1, append(one, query("SELECT 2"))...), ready(1, synchronize), ready(1, append(one, synchronize)...), ready(1, query("SELECT 3"))}},
 		"a simple query behind an error without a sync":      {script: []exchange{ready(1, parse("", "SELEC"), query("SELECT 2"), synchronize), ready(1, append(one, synchronize)...), ready(1, query("SELECT 3"))}},
 		"a simple query behind a failed bind without a sync": {script: []exchange{ready(1, bind("", "unknown"), query("SELECT 2"), synchronize), ready(1, append(one, synchronize)...), ready(1, parse("", "SELEC"), synchronize), ready(1, query("SELECT 3"))}},
 		"byte by byte":                                       {script: []exchange{dripping(ready(2, parse("s", "SELECT $1::text"), describe('S', "s"), bindTo("s", "drip"), describe('P', ""), execute("", 0), synchronize, closing('S', "s"), synchronize))}},

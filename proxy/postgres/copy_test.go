@@ -71,9 +71,12 @@ func TestCopyIsAsWithTheServer(t *testing.T) {
 		"out, extended, failing":                {ready(1, also(extended("COPY (SELECT 1 / (3 - i) FROM generate_series(1, 5) i) TO STDOUT"), synchronize)...), batch},
 		"out, then in":                          {ready(1, query("COPY (SELECT 1) TO STDOUT; "+in), data("1\n"), copyDone), count},
 	}
+	keeps := map[string]bool{ // a Sync that COPY ignores has no answer, and whether it has ignored it is not certain
+		"in, syncs meanwhile": true, "in, syncs meanwhile, one write": true, "in, extended, syncs in between": true, "in, extended, bad data, no end": true,
+	}
 	all := make(map[string]scenario)
 	for name, script := range tests {
-		all[name] = scenario{setup: []string{"DROP TABLE IF EXISTS copied", "CREATE TABLE copied (v bigint)"}, script: script}
+		all[name] = scenario{keeps: keeps[name], setup: []string{"DROP TABLE IF EXISTS copied", "CREATE TABLE copied (v bigint)"}, script: script}
 	}
 	compare(t, all)
 }

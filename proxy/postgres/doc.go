@@ -23,6 +23,7 @@
 //	replication.go the other kind of session: a client and a walsender, for as long as it lasts
 //	cancel.go      the keys of cancel requests
 //	stats.go       what is counted
+//	sessions.go    who is there, one by one
 //
 // Up to the end of login a client is served by a fiber (package eventloop), with code that reads as if it blocked, on the loop
 // its session will live on; where logins take much arithmetic, on one of the porch, a group of loops for nothing else. From

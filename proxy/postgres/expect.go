@@ -125,6 +125,9 @@ func (q *answers) settings() bool {
 	return !q.empty() && q.first().ours && q.first().kind == queried
 }
 
+// prelude reports whether the answer that comes next is to a Query of ours that goes ahead of the client's statement.
+func (q *answers) prelude() bool { return q.settings() || !q.empty() && q.first().kind == began }
+
 // ahead reports whether the last Parse, or Close, of the statement name that was sent belongs to an earlier batch and has yet to
 // be answered: it may be skipped.
 func (q *answers) ahead(name []byte) bool {
@@ -141,7 +144,8 @@ func (q *answers) ahead(name []byte) bool {
 	return false
 }
 
-// parsing reports whether a Parse of c in an earlier batch has yet to be answered, so that it may be skipped.
+// parsing reports whether a Parse of c in an earlier batch has yet to be answered, so that it may be skipped, and c may not be known
+// to the server. A later one of the unnamed statement does not change that.
 func (q *answers) parsing(c *content) bool {
 	if q.parses == 0 {
 		return false
@@ -151,7 +155,7 @@ func (q *answers) parsing(c *content) bool {
 		switch a := &q.list[i]; {
 		case a.kind == synced:
 			behindSync = true
-		case a.kind == parsed && a.content == c:
+		case a.kind == parsed && a.content == c && (behindSync || a.number != 0):
 			return behindSync
 		}
 	}

@@ -23,6 +23,7 @@ type link struct {
 	ticket  proxy.Ticket
 	asked   int64 // when it was admitted, by the loop's clock
 	began   int64 // when it got the server
+	since   int64 // it has been as it is: running a statement, idle in a transaction, or kept; see session.state
 
 	// Towards the server.
 	upSkip   int    // bytes of the current message that are still to be passed on
@@ -129,6 +130,9 @@ func (k *link) start(server *pool.Server) {
 	}
 	k.fresh = true
 	k.applySettings()
+	if k.session.profile.Settings.Temporary() {
+		k.words.found |= touchTemp
+	}
 	k.beginBlock("")
 }
 
@@ -241,6 +245,7 @@ func (k *link) settle() {
 // rest keeps the server connection although the transaction is over.
 func (k *link) rest() {
 	if !k.admitNext {
+		k.since = k.w.loop.Now()
 		k.observe()
 		k.ticket.Done(breaker.Success)
 		k.admitNext = true
@@ -347,6 +352,7 @@ func (s *session) drainLinked() {
 }
 
 func (k *link) timeIdleInTransaction() {
+	k.since = k.w.loop.Now()
 	s := k.session
 	if limit := s.resource.timeouts.IdleInTransaction; limit > 0 {
 		k.w.loop.Arm(&s.timer, limit, (*idledInTransaction)(s))
@@ -376,6 +382,7 @@ func oversleptError() *pgwire.Error {
 
 // timeQuery begins the time that the server has for an answer.
 func (k *link) timeQuery() {
+	k.since = k.w.loop.Now()
 	s := k.session
 	if limit := s.resource.timeouts.Query; limit > 0 {
 		k.w.loop.Arm(&s.timer, limit, (*queriedOut)(s))

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -181,6 +182,7 @@ func (l *login) handOver(st *startup, s *session, out []byte) error {
 		l.srv.refused.Add(proxy.Clients.Label, 1)
 		return l.srv.tooManyClients()
 	}
+	s.user = unique.Make(st.user)
 	l.srv.sessions.add(s, length)
 	for name, value := range s.startup.Greeting.Parameters {
 		out = pgwire.AppendParameterStatus(out, name, value)

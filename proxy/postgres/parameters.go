@@ -69,7 +69,7 @@ func skipComments(b []byte) []byte {
 		b = skipBlanks(b)
 		switch {
 		case bytes.HasPrefix(b, []byte("--")):
-			end := bytes.IndexByte(b, '\n')
+			end := bytes.IndexAny(b, "\r\n")
 			if end < 0 {
 				return nil
 			}

@@ -10,8 +10,11 @@ import (
 
 // Trap 41: where sessions may not keep their server connection, what would make them is not executed, whichever way it comes.
 func TestWhatWouldPinIsRefused(t *testing.T) {
-	pgtest.Shared(t)
-	w := start(t, settings{servers: 1, pinning: postgres.RefusePins})
+	pgtest.Each(t, whatWouldPinIsRefused)
+}
+
+func whatWouldPinIsRefused(t *testing.T, pg *pgtest.Postgres) {
+	w := start(t, settings{servers: 1, pinning: postgres.RefusePins, upstream: pg.DSN()})
 	c := w.client()
 	pid := backend(t, c)
 	batch := func(sql string, parameters ...string) []frontend {

@@ -30,7 +30,12 @@ import (
 // replicated is the shared server, whose user may replicate.
 func replicated(tb testing.TB) *pgtest.Postgres {
 	tb.Helper()
-	pg := pgtest.Shared(tb)
+	return replicating(tb, pgtest.Shared(tb))
+}
+
+// replicating is pg, whose user may replicate from now on.
+func replicating(tb testing.TB, pg *pgtest.Postgres) *pgtest.Postgres {
+	tb.Helper()
 	mustExec(tb, pg, "ALTER ROLE app REPLICATION")
 	return pg
 }
@@ -78,9 +83,13 @@ func asking(database string, values ...string) []byte {
 
 // Trap 57: what a value of the startup parameter means, and how a wrong one is refused, is the server's to say.
 func TestReplicationIsAskedForInTheServersWords(t *testing.T) {
-	pg := replicated(t)
+	pgtest.Each(t, replicationInTheServersWords)
+}
+
+func replicationInTheServersWords(t *testing.T, pg *pgtest.Postgres) {
+	replicating(t, pg)
 	pgtest.NoLeaks(t)
-	w := start(t, settings{mode: postgres.Session, database: "app"})
+	w := start(t, settings{mode: postgres.Session, database: "app", upstream: pg.DSN()})
 	// kind is what became of the login: an error, or what tells the kinds of connections apart.
 	kind := func(addr string, startup []byte) string {
 		c := pgtest.Dial(t, addr)
@@ -182,10 +191,12 @@ func status(lsn uint64, replyNow byte) frontend {
 }
 
 // Trap 57: a walsender has a language of its own, and COPY BOTH. Whoever is between makes no difference.
-func TestReplicationIsAsWithTheServer(t *testing.T) {
-	pg := replicated(t)
+func TestReplicationIsAsWithTheServer(t *testing.T) { pgtest.Each(t, replicationAsWithTheServer) }
+
+func replicationAsWithTheServer(t *testing.T, pg *pgtest.Postgres) {
+	replicating(t, pg)
 	pgtest.NoLeaks(t)
-	w := start(t, settings{mode: postgres.Session})
+	w := start(t, settings{mode: postgres.Session, upstream: pg.DSN()})
 	const (
 		physicalSlot = "CREATE_REPLICATION_SLOT p TEMPORARY PHYSICAL RESERVE_WAL"
 		logicalSlot  = "CREATE_REPLICATION_SLOT l TEMPORARY LOGICAL test_decoding"

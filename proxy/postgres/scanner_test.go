@@ -1,7 +1,10 @@
 package postgres
 
 import (
+	"slices"
 	"testing"
+
+	"github.com/weirproxy/weir/proxy"
 )
 
 // scanned is what a scanner finds in a text that comes in two pieces.
@@ -45,6 +48,105 @@ func TestScannerFindsTheSameWhereverItIsCut(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Trap 41: neither comments nor quotes hide a statement. What stands between words that mean something together makes the scanner
+// find too much, never too little.
+func TestNothingHidesFromTheScanner(t *testing.T) {
+	tests := map[string]touch{
+		"-- x\rset y = 1":                                     touchSet,
+		";\fset y = 1":                                        touchSet,
+		"/* /* */ it */set y = 1":                             touchSet,
+		"/* it's */ set y = 1":                                touchSet,
+		"set/* local */y = 1":                                 touchSet,
+		"set -- local\ny = 1":                                 touchSet,
+		"set/**/local y = 1":                                  touchSet,
+		"set local.y = 1":                                     touchSet | touchLocal,
+		"set transaction . y = 1":                             touchSet | touchLocal,
+		"set constraints/*x*/.y = 1":                          touchSet | touchLocal,
+		`set "local".y = 1`:                                   touchSet,
+		"prepare transaction as select 1":                     touchPrepare,
+		"prepare transaction(int) as select $1":               touchPrepare,
+		"prepare transaction/* 'x' */as select 1":             touchPrepare,
+		"prepare/**/transaction as select 1":                  touchPrepare,
+		`prepare "transaction" as select 1`:                   touchPrepare,
+		"prepare local as select 1":                           touchPrepare,
+		"prepare constraints as select 1":                     touchPrepare,
+		"prepare transaction e'x'":                            0,
+		"create /* x */ temp table y ()":                      touchTemp,
+		"create -- global\n temp table y ()":                  touchTemp,
+		"create\ftemporary table y ()":                        touchTemp,
+		"create/*;*/or replace temp view y as x":              touchTemp,
+		"select 1 into/**/temp y":                             touchTemp,
+		"create table pg_temp_12.y ()":                        touchTemp,
+		"declare x cursor with/**/hold for y":                 touchCursor,
+		"declare x cursor with--\nhold for y":                 touchCursor,
+		`select u&"pg\005fadvisory_lock"(1)`:                  touchHidden,
+		`select U&"set!005fconfig"() uescape '!'`:             touchHidden,
+		`select u & "v"`:                                      touchHidden, // as it may be, too
+		`select "u"&"v", a&"v", u&v, U&'d\0061t'`:             0,
+		"do $x$begin execute 'lis' || 'ten'; end$x":           touchHidden,
+		`do e'begin execute ''\\x53et y = 1''; end'`:          touchHidden,
+		"/* x */ do language plpgsql $$begin end$$":           touchHidden,
+		"-- x\r do $$begin end$$":                             touchHidden,
+		"insert into x values (1) on conflict (y) do nothing": 0,
+		"e'set y = 1'":                                        touchSet,
+		"$tag$set y = 1$tag$":                                 touchSet,
+		"<<x>> begin set y = 1":                               touchSet,
+		"with /* it */ x as (select 1) select temp":           touchTemp,
+	}
+	for sql, want := range tests {
+		for cut := range len(sql) + 1 {
+			if got := scanned(sql, cut).found; got != want {
+				t.Errorf("%q cut at %d: %b, want %b", sql, cut, got, want)
+			}
+		}
+	}
+}
+
+// blanks are what may stand between two words, and in front of the first.
+var blanks = []string{" ", "\n", "\t", "\r", "\f", "/**/", "/* set local y; as */", "/* /* ' */ $$ */", "-- x\n", "--it's\r", " --\n", "/*-- */", "-- /*\n"}
+
+// FuzzBlanks holds the scanner to finding a statement whatever stands between its words.
+func FuzzBlanks(f *testing.F) {
+	statements := []struct {
+		words []string
+		want  touch
+	}{
+		{[]string{"SET", "y", "=", "1"}, touchSet},
+		{[]string{"set", "local", ".", "y", "TO", "1"}, touchSet},
+		{[]string{"RESET", "ALL"}, touchSet},
+		{[]string{"PREPARE", "y", "AS", "SELECT"}, touchPrepare},
+		{[]string{"Prepare", "Transaction", "AS", "SELECT"}, touchPrepare},
+		{[]string{"LISTEN", "y"}, touchListen},
+		{[]string{"LOAD", "'y'"}, touchLoad},
+		{[]string{"CREATE", "TEMP", "TABLE", "y"}, touchTemp},
+		{[]string{"create", "or", "replace", "local", "temporary", "view", "y"}, touchTemp},
+		{[]string{"SELECT", "1", "INTO", "TEMP", "y"}, touchTemp},
+		{[]string{"DECLARE", "y", "CURSOR", "WITH", "HOLD", "FOR"}, touchCursor},
+		{[]string{"SELECT", "pg_advisory_lock", "(", "1", ")"}, touchLock},
+		{[]string{"DO", "$$", "$$"}, touchHidden},
+	}
+	for i := range statements {
+		for j := range blanks {
+			f.Add(byte(i), []byte{byte(j), byte(j), byte(j), byte(j)})
+			f.Add(byte(i), []byte{byte(j), 0, byte(j + 1), 0, byte(j)})
+		}
+	}
+	f.Fuzz(func(t *testing.T, number byte, between []byte) {
+		s := statements[int(number)%len(statements)]
+		sql := "SELECT 1;"
+		for i, word := range s.words {
+			blank := " "
+			if i < len(between) {
+				blank = blanks[int(between[i])%len(blanks)]
+			}
+			sql += blank + word
+		}
+		if got := scanned(sql, len(sql)).found; got&s.want == 0 {
+			t.Errorf("%q: %b, want %b", sql, got, s.want)
+		}
+	})
 }
 
 // FuzzScanner holds the scanner to finding the same in one piece, in two, and byte by byte, and to carrying nothing over from
@@ -118,4 +220,13 @@ func meansSomething(word string) bool {
 		}
 	}
 	return false
+}
+
+// Every reason that a metric counts has its meaning in the list that the reference page is made of.
+func TestEveryReasonToPinIsExplained(t *testing.T) {
+	for _, label := range touchLabels {
+		if !slices.ContainsFunc(proxy.PinReasons, func(r proxy.Term) bool { return r.Name == label }) {
+			t.Errorf("%s is not explained", label)
+		}
+	}
 }

@@ -122,6 +122,7 @@ type loginKey struct{ method, outcome string }
 // resource is one database that clients may ask for.
 type resource struct {
 	name        string
+	database    string // of the upstream
 	mode        PoolMode
 	pool        *pool.Pool
 	gate        *proxy.Gate
@@ -214,7 +215,7 @@ func (s *Server) addResource(o ResourceOptions) error {
 	if err != nil {
 		return err
 	}
-	r := &resource{name: o.Name, mode: o.Mode, pinning: o.Pinning, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
+	r := &resource{name: o.Name, database: cfg.Database, mode: o.Mode, pinning: o.Pinning, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
 	if r.mode == "" {
 		r.mode = Transaction
 	}

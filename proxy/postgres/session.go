@@ -3,6 +3,7 @@ package postgres
 import (
 	"errors"
 	"time"
+	"unique"
 
 	"github.com/weirproxy/weir/eventloop"
 	"github.com/weirproxy/weir/pgwire"
@@ -44,6 +45,8 @@ type session struct {
 	timer      eventloop.Timer // client_idle, queue.wait, query or idle_in_transaction: whatever holds now
 	w          *worker
 	resource   *resource
+	user       unique.Handle[string]
+	since      int64         // it has been idle, by the loop's clock; see state
 	startup    *pool.Profile // what it asked for at startup, beyond what every server connection has, and was told then
 	profile    *pool.Profile // what holds now
 	link       *link
@@ -260,6 +263,7 @@ func (s *session) stuck(err error) bool {
 
 // rest begins the time that a client may be idle.
 func (s *session) rest() {
+	s.since = s.w.loop.Now()
 	if idle := s.resource.timeouts.ClientIdle; idle > 0 {
 		s.w.loop.Arm(&s.timer, idle, (*idledOut)(s))
 	} else {

@@ -239,6 +239,11 @@ func (k *link) uncertain(t byte, name []byte, c *content) bool {
 	case len(name) == 0 && t == pgwire.Parse: // whatever there was, it is replaced
 		return false
 	}
+	if t == pgwire.Parse { // a name that is taken is refused by a server that knows its statement
+		if taken := k.session.statements.find(name).content; taken != nil && k.answers.parsing(taken) {
+			return true
+		}
+	}
 	if c != nil && c.executes != "" && t != pgwire.Parse {
 		if k.answers.ahead([]byte(c.executes)) {
 			return true
@@ -473,7 +478,7 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 		s.set(name, c)
 		k.checkSize()
 	}
-	if name == "" || after != k.unnamed() {
+	if name == "" || known { // or it takes the place of the unnamed one on the server
 		k.changeUnnamed(&a, after.statement, after.number)
 	}
 	k.answers.push(a)

@@ -69,12 +69,16 @@ func TestStatementsAreSharedByContent(t *testing.T) {
 
 // Trap 23: the same text means something else under other settings.
 func TestStatementsAreNotSharedAcrossSettings(t *testing.T) {
-	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
+	pgtest.Each(t, statementsAreNotSharedAcrossSettings)
+}
+
+func statementsAreNotSharedAcrossSettings(t *testing.T, pg *pgtest.Postgres) {
+	direct := pgtest.Connect(t, pg.DSN())
 	for _, tenant := range []string{"one", "two"} {
 		direct.Query(fmt.Sprintf("DROP SCHEMA IF EXISTS tenant_%[1]s CASCADE; CREATE SCHEMA tenant_%[1]s; CREATE TABLE tenant_%[1]s.who AS SELECT 'tenant_%[1]s' AS name", tenant))
 	}
 	direct.Query("ALTER TABLE tenant_two.who ADD COLUMN more int") // so that the result is of another type
-	w := start(t, settings{servers: 1})
+	w := start(t, settings{servers: 1, upstream: pg.DSN()})
 	const text = "SELECT * FROM who"
 	a, b := w.client("options='-c search_path=tenant_one'"), w.client()
 	b.Query("SET search_path TO tenant_two")
@@ -107,9 +111,13 @@ func TestStatementsAreNotSharedAcrossSettings(t *testing.T) {
 
 // Trap 25: a table that was altered costs nobody an error who prepares the statement anew, whichever connections have it prepared.
 func TestAResultTypeThatChangedIsNoticed(t *testing.T) {
-	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
+	pgtest.Each(t, aResultTypeThatChangedIsNoticed)
+}
+
+func aResultTypeThatChangedIsNoticed(t *testing.T, pg *pgtest.Postgres) {
+	direct := pgtest.Connect(t, pg.DSN())
 	direct.Query("DROP TABLE IF EXISTS changing; CREATE TABLE changing AS SELECT 1 AS a")
-	w := start(t, settings{servers: 3})
+	w := start(t, settings{servers: 3, upstream: pg.DSN()})
 	const text = "SELECT * FROM changing"
 	var holders []*pgtest.Client
 	for range 3 { // on all connections
@@ -307,5 +315,67 @@ func TestKnownStatementsAreAnsweredAtTheirPlace(t *testing.T) {
 	}
 	if got := one(t, c.Query(ourStatements)); got != "1" {
 		t.Errorf("the server has %s statements", got)
+	}
+}
+
+// Traps 17, 21, 22: what was to be prepared behind an error is not, and a name that is taken is refused all the same: nobody's
+// statement becomes another's.
+func TestATakenNameIsRefusedWhereItsStatementWasSkipped(t *testing.T) {
+	pgtest.Shared(t)
+	w := start(t, settings{servers: 2})
+	c, others := w.client(), occupy(t, w)
+	const text = "SELECT 'mine'"
+	ask(c, parse("s", text))
+	others.takeOver()
+	c.Send(
+		describe('P', "unknown"), describe('S', "s"), synchronize,
+		parse("s", "SELECT 'another'"), synchronize)
+	got := c.UntilReady(2)
+	if types := pgtest.Types(got); types != "EZEZ" || got[2].Field('C') != "42P05" {
+		t.Errorf("answered %v, want EZEZ", got)
+	}
+	others.takeOver()
+	ask(c, parse("t", "SELECT 'second'"))
+	others.takeOver()
+	c.Send(
+		describe('P', "unknown"), parse("", "SELECT 'second'"), synchronize,
+		parse("", "SELECT 'second'"), parse("t", "SELECT 'another'"), synchronize)
+	if got = c.UntilReady(2); pgtest.Types(got) != "EZ1EZ" {
+		t.Errorf("answered %v, want EZ1EZ", got)
+	}
+	for i := range 3 {
+		other := w.client()
+		if got := ask(other, parse("t", text), bind("", "t"), execute("", 0)); got != "mine" {
+			t.Errorf("another client prepares %s and reads %q, %d", text, got, i)
+		}
+		if got := ask(c, bind("", "s"), execute("", 0)); got != "mine" {
+			t.Errorf("it reads %q", got)
+		}
+	}
+}
+
+// Trap 22: the unnamed statement that outlives a Close that was skipped is the client's, also where the answer to the Parse of a
+// statement that is known has taken its place on the server.
+func TestTheUnnamedStatementOutlivesASkippedClose(t *testing.T) {
+	pgtest.Shared(t)
+	w := start(t, settings{servers: 1})
+	c, stranger := w.client(), w.client()
+	const known = "SELECT 'known'"
+	for _, way := range []func(...frontend){
+		func(batch ...frontend) { c.Send(batch...) },
+		func(batch ...frontend) { // so that what comes behind is seen before the error is
+			for _, b := range batch {
+				c.Send(b)
+			}
+		},
+	} {
+		ask(stranger, parse("s", known), closing('S', "s"))
+		way(
+			parse("", "SELECT 'mine'"), synchronize,
+			bind("", "unknown"), closing('S', ""), synchronize,
+			parse("a", known), bind("", ""), execute("", 0), closing('S', "a"), synchronize)
+		if got := c.UntilReady(3); pgtest.Types(got) != "1ZEZ12DC3Z" || pgtest.Rows(got)[0] != "mine" {
+			t.Errorf("answered %v", got)
+		}
 	}
 }

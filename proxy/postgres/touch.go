@@ -1,7 +1,10 @@
 package postgres
 
 import (
+	"encoding/binary"
 	"sync/atomic"
+
+	"github.com/weirproxy/weir/pgwire"
 )
 
 // touch is what a statement may leave in the session of its server connection.
@@ -21,8 +24,9 @@ const (
 	touchNamed                     // a parameter of an application was set, which has to be asked for by name
 	touchUnnamed                   // that may be so, and the name is not plain to see
 	touchLocal                     // a parameter may have been set for the transaction
+	touchHidden                    // there may be more to it than can be read: whatever the server knows of is asked about
 
-	touchReasons = iota - 5 // for which a client keeps its server connection
+	touchReasons = iota - 6 // for which a client keeps its server connection
 )
 
 // touchLabels are the reasons in metrics, in the order of the bits.
@@ -66,6 +70,9 @@ func (k *link) suspicion() touch {
 		return 0
 	}
 	t := k.words.found & (touchVerifiable | touchUnnamed)
+	if k.words.found&touchHidden != 0 {
+		t |= touchVerifiable
+	}
 	if k.words.found&touchRelease != 0 && k.pinned != 0 { // while it had the connection for itself, nobody asked about the rest
 		t |= touchVerifiable
 	}
@@ -77,6 +84,28 @@ func (k *link) suspicion() touch {
 	}
 	return t
 }
+
+// calls says what a FunctionCall, of which some bytes may be missing, may leave behind. Functions of applications are not known,
+// whichever way they are called.
+func calls(m []byte) touch {
+	if len(m) < pgwire.HeaderSize+4 {
+		return touchHidden
+	}
+	switch oid := binary.BigEndian.Uint32(m[pgwire.HeaderSize:]); {
+	case oid >= oidAdvisoryLock && oid <= oidAdvisoryUnlockAll:
+		return touchHidden | touchRelease
+	case oid == oidSetConfig:
+		return touchSet | touchUnnamed
+	}
+	return 0
+}
+
+// Functions that leave something behind, in every version of PostgreSQL (pg_proc.dat).
+const (
+	oidSetConfig         = 2078
+	oidAdvisoryLock      = 2880 // the first of those with and without shared, try, and int4s
+	oidAdvisoryUnlockAll = 2892
+)
 
 // keepFor has the session keep its server connection for these reasons, or ends it if it may not.
 func (k *link) keepFor(t touch) {
@@ -118,7 +147,8 @@ func (k *link) pin(t touch) {
 const maxWord = 28
 
 // scanner looks for words in SQL that comes in pieces. It does not parse: comments and literals are read like everything
-// else, so it errs on the side of finding too much. begin starts a text, feed goes on with it, end ends it.
+// else, so it errs on the side of finding too much. Where a comment stands between two words that mean something together, what
+// follows counts as found. begin starts a text, feed goes on with it, end ends it.
 type scanner struct {
 	found  touch
 	forget bool // DISCARD or DEALLOCATE: prepared statements may be gone
@@ -127,10 +157,11 @@ type scanner struct {
 	word    [maxWord]byte
 	n       int  // length of the current word; more than maxWord when it is longer
 	before  kind // of the word before
-	last    byte // the last character that was neither blank nor part of a word; ';' at the start
-	pending kind // SET or PREPARE, until the next word tells which
+	last    byte // the last character that was neither blank nor part of a word; ';' at the start, 0 behind a word
+	pending kind // SET or PREPARE, until the next word tells which, and LOCAL or TRANSACTION behind it, until what follows confirms that
 	newline bool // only blanks since the last line break
 	dashes  bool // "--" was seen in this line or the one before
+	apart   bool // a comment followed CREATE or WITH: TEMP or HOLD may be anywhere
 }
 
 // kind is what a word means to the words around it.
@@ -143,11 +174,16 @@ const (
 	blockWord // begins a statement in PL/pgSQL
 	setWord
 	prepareWord
-	localWord // SET LOCAL, SET TRANSACTION, SET CONSTRAINTS; PREPARE TRANSACTION
+	localWord   // SET LOCAL, SET TRANSACTION, SET CONSTRAINTS; PREPARE TRANSACTION
+	unicodeWord // U, of U&"…"
+	notTheNext  // no word, but what makes the next one mean nothing
+
+	settingLocal         // pending: SET LOCAL, unless a dot follows
+	preparingTransaction // pending: PREPARE TRANSACTION, unless that is a name
 )
 
 func (c *scanner) begin() {
-	c.n, c.before, c.last, c.pending, c.newline, c.dashes = 0, otherWord, ';', otherWord, false, false
+	c.n, c.before, c.last, c.pending, c.newline, c.dashes, c.apart = 0, otherWord, ';', otherWord, false, false, false
 }
 
 // wordByte maps the bytes of words to lower case, all others to 0.
@@ -176,14 +212,39 @@ func (c *scanner) feed(sql []byte) {
 			c.endWord()
 		}
 		switch b {
-		case ' ', '\t', '\r':
-		case '\n':
+		case ' ', '\t', '\f', '\v':
+		case '\n', '\r':
 			c.newline = true
 		default:
+			before := otherWord
+			switch {
+			case c.last == 0 && c.before|c.pending != otherWord:
+				before = c.behindWord(b)
+			case b == '"' && c.before == unicodeWord: // U&"…": an identifier that cannot be read
+				c.found |= touchHidden
+			}
 			c.dashes = c.dashes && !c.newline || b == '-' && c.last == '-'
-			c.last, c.before, c.newline = b, otherWord, false
+			c.last, c.before, c.newline = b, before, false
 		}
 	}
+}
+
+// behindWord looks at the first character behind a word, and returns what is before what follows it.
+func (c *scanner) behindWord(b byte) kind {
+	switch b {
+	case '/', '-': // a comment, for all that is known
+		c.apart = c.apart || c.before == beforeTemp || c.before == withWord
+		c.settle(notTheNext)
+	case '.', '(': // SET local.parameter; PREPARE transaction(int)
+		if c.pending == settingLocal || c.pending == preparingTransaction {
+			c.settle(notTheNext)
+		}
+	case '&':
+		if c.before == unicodeWord {
+			return unicodeWord
+		}
+	}
+	return otherWord
 }
 
 func (c *scanner) end() {
@@ -193,20 +254,21 @@ func (c *scanner) end() {
 	c.settle(otherWord)
 }
 
-// settle decides about SET and PREPARE by the word behind it.
+// settle decides about SET and PREPARE by what is behind it.
 func (c *scanner) settle(next kind) {
-	if next == localWord && c.pending == setWord {
-		c.found |= touchLocal
-	}
-	if next != localWord {
-		switch c.pending {
-		case setWord:
-			c.found |= touchSet
-		case prepareWord:
-			c.found |= touchPrepare
-		}
-	}
+	was := c.pending
 	c.pending = otherWord
+	switch {
+	case was == setWord && next == localWord:
+		c.found |= touchLocal
+		c.pending = settingLocal
+	case was == prepareWord && next == localWord:
+		c.pending = preparingTransaction
+	case was == setWord, was == settingLocal && next == notTheNext:
+		c.found |= touchSet
+	case was == prepareWord, was == preparingTransaction && (next == notTheNext || next == blockWord): // PREPARE transaction AS
+		c.found |= touchPrepare
+	}
 }
 
 // starts reports whether the word that just ended can begin a statement.
@@ -218,12 +280,17 @@ func (c *scanner) starts() bool {
 	return c.before == blockWord || c.newline && c.dashes
 }
 
+// tempSchema is how the names of temporary schemas begin.
+const tempSchema = "pg_temp_"
+
 func (c *scanner) endWord() {
 	n := c.n
 	c.n = 0
 	was := kind(otherWord)
 	if n <= maxWord && wordLengths[c.word[0]]&(1<<n) != 0 {
 		was = c.meaning(string(c.word[:n]))
+	} else if n > len(tempSchema) && c.word[0] == tempSchema[0] && string(c.word[:len(tempSchema)]) == tempSchema {
+		c.found |= touchTemp
 	}
 	if c.pending != otherWord {
 		c.settle(was)
@@ -240,7 +307,7 @@ var keywords = []string{
 	"pg_advisory_unlock_shared", "pg_advisory_unlock_all", "set_config", "prepare", "listen", "temp", "temporary",
 	"pg_temp", "hold", "pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock",
 	"pg_try_advisory_lock_shared", "create", "global", "into", "replace", "local", "transaction", "constraints", "with",
-	"begin", "then", "else", "loop", "as", "execute",
+	"begin", "then", "else", "loop", "as", "execute", "u", "do",
 }
 
 // wordLengths has, for the first letter of a word, a bit for each length that a keyword with it has. Most words end here.
@@ -281,13 +348,13 @@ func (c *scanner) meaning(word string) kind {
 	case "listen":
 		c.found |= touchListen
 	case "temp", "temporary":
-		if c.before == beforeTemp {
+		if c.before == beforeTemp || c.apart {
 			c.found |= touchTemp
 		}
 	case "pg_temp":
 		c.found |= touchTemp
 	case "hold":
-		if c.before == withWord {
+		if c.before == withWord || c.apart {
 			c.found |= touchCursor
 		}
 	case "pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock", "pg_try_advisory_lock_shared":
@@ -295,12 +362,23 @@ func (c *scanner) meaning(word string) kind {
 	case "create", "global", "into", "replace":
 		return beforeTemp
 	case "local":
-		if c.pending == setWord {
+		switch {
+		case c.last == '"': // a name
+		case c.pending == setWord:
+			return localWord
+		default:
+			return beforeTemp
+		}
+	case "transaction", "constraints":
+		if c.last != '"' {
 			return localWord
 		}
-		return beforeTemp
-	case "transaction", "constraints":
-		return localWord
+	case "u":
+		return unicodeWord
+	case "do":
+		if c.starts() {
+			c.found |= touchHidden
+		}
 	case "with":
 		return withWord
 	case "begin", "then", "else", "loop", "as", "execute":

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgproto3"
+
 	"github.com/weirproxy/weir/internal/pgserver"
 	"github.com/weirproxy/weir/internal/pgtest"
 	"github.com/weirproxy/weir/proxy/postgres"
@@ -20,7 +22,11 @@ func (w *weir) pinned() map[string]int64 {
 
 // Trap 41: what a statement leaves in the session keeps the server connection, and the next client sees nothing of it.
 func TestSessionStateKeepsTheServerAndNobodyElseSeesIt(t *testing.T) {
-	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
+	pgtest.Each(t, sessionStateKeepsTheServerAndNobodyElseSeesIt)
+}
+
+func sessionStateKeepsTheServerAndNobodyElseSeesIt(t *testing.T, pg *pgtest.Postgres) {
+	direct := pgtest.Connect(t, pg.DSN())
 	direct.Query(`CREATE OR REPLACE FUNCTION rename_me() RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SE' || 'T application_name = ''renamed'''; END $$`)
 	const (
 		temp      = "SELECT count(*) FROM pg_class WHERE relname = 'mine' AND relpersistence = 't'"
@@ -48,7 +54,7 @@ func TestSessionStateKeepsTheServerAndNobodyElseSeesIt(t *testing.T) {
 		"a cursor WITH HOLD":           {queries("BEGIN; DECLARE mine CURSOR WITH HOLD FOR SELECT 1; COMMIT"), "cursor_with_hold", cursors, "1", "0"},
 	}
 	pgtest.NoLeaks(t)
-	w := start(t, settings{servers: 1})
+	w := start(t, settings{servers: 1, upstream: pg.DSN()})
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			c := w.client()
@@ -79,7 +85,11 @@ func TestSessionStateKeepsTheServerAndNobodyElseSeesIt(t *testing.T) {
 
 // Trap 41: a parameter that a client has set is its own on whatever server connection, and keeps none. Traps 42, 43.
 func TestWhatIsSetFollowsTheSession(t *testing.T) {
-	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
+	pgtest.Each(t, whatIsSetFollowsTheSession)
+}
+
+func whatIsSetFollowsTheSession(t *testing.T, pg *pgtest.Postgres) {
+	direct := pgtest.Connect(t, pg.DSN())
 	direct.Query(`CREATE OR REPLACE FUNCTION rename_me() RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SE' || 'T application_name = ''renamed'''; END $$`)
 	extended := func(sql string) exchange {
 		return ready(1, parse("s", sql), bind("", "s"), execute("", 0), synchronize)
@@ -117,11 +127,11 @@ func TestWhatIsSetFollowsTheSession(t *testing.T) {
 		"SET ROLE, and a setting":                   {queries("SET work_mem = '5MB'; SET ROLE pg_monitor", "SET work_mem = '6MB'"), "SELECT current_user || current_setting('work_mem')", "pg_monitor6MB", "app4MB"},
 		"SET SESSION CHARACTERISTICS, serializable": {queries("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE"), "SHOW transaction_isolation", "serializable", "read committed"},
 	}
-	super := pgtest.Connect(t, pgtest.Shared(t).DSNFor(pgserver.Superuser))
+	super := pgtest.Connect(t, pg.DSNFor(pgserver.Superuser))
 	super.Query("GRANT pg_monitor TO app")
 	defer super.Query("REVOKE pg_monitor FROM app")
 	pgtest.NoLeaks(t)
-	w := start(t, settings{servers: 1})
+	w := start(t, settings{servers: 1, upstream: pg.DSN()})
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			c, other := w.client(), w.client()
@@ -153,7 +163,11 @@ func TestWhatIsSetFollowsTheSession(t *testing.T) {
 
 // RESET gives a client what it asked for at startup, as a connection of its own would.
 func TestResetBringsBackTheStartup(t *testing.T) {
-	w := start(t, settings{servers: 1})
+	pgtest.Each(t, resetBringsBackTheStartup)
+}
+
+func resetBringsBackTheStartup(t *testing.T, pg *pgtest.Postgres) {
+	w := start(t, settings{servers: 1, upstream: pg.DSN()})
 	for _, reset := range []string{"RESET ALL", "RESET work_mem; RESET application_name", "SET work_mem TO DEFAULT; SET application_name TO DEFAULT", "DISCARD ALL"} {
 		c, other := w.client("application_name=mine", "options='-c work_mem=6MB'"), w.client()
 		c.Query("SET work_mem = '5MB'; SET application_name = 'changed'")
@@ -182,6 +196,10 @@ func TestResetBringsBackTheStartup(t *testing.T) {
 
 // Trap 41: when the cause is gone, so is the pin.
 func TestPinsEndWithTheirCause(t *testing.T) {
+	pgtest.Each(t, pinsEndWithTheirCause)
+}
+
+func pinsEndWithTheirCause(t *testing.T, pg *pgtest.Postgres) {
 	tests := map[string]struct {
 		do     []string
 		reason string
@@ -198,7 +216,7 @@ func TestPinsEndWithTheirCause(t *testing.T) {
 		"DEALLOCATE ALL":       {[]string{"PREPARE mine AS SELECT 1"}, "prepare", []string{"DEALLOCATE ALL"}},
 		"with a parameter set by a prepared statement": {[]string{"PREPARE mine AS SELECT set_config('work_mem', $1, false)", "EXECUTE mine('5MB')"}, "prepare", []string{"DEALLOCATE mine"}},
 	}
-	w := start(t, settings{servers: 1})
+	w := start(t, settings{servers: 1, upstream: pg.DSN()})
 	pid := backend(t, w.client())
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -228,9 +246,13 @@ func TestPinsEndWithTheirCause(t *testing.T) {
 
 // Trap 42: what ends with the transaction does not keep the server connection, nor does what only looks like SET.
 func TestWhatEndsWithTheTransactionKeepsNothing(t *testing.T) {
-	direct := pgtest.Connect(t, pgtest.Shared(t).DSN())
+	pgtest.Each(t, whatEndsWithTheTransactionKeepsNothing)
+}
+
+func whatEndsWithTheTransactionKeepsNothing(t *testing.T, pg *pgtest.Postgres) {
+	direct := pgtest.Connect(t, pg.DSN())
 	direct.Query("DROP TABLE IF EXISTS set_me; CREATE TABLE set_me (id int PRIMARY KEY, set text, transaction text); INSERT INTO set_me VALUES (1, 'a', 'b')")
-	w := start(t, settings{servers: 1})
+	w := start(t, settings{servers: 1, upstream: pg.DSN()})
 	for _, sql := range []string{
 		"SELECT 1",
 		"BEGIN; SET LOCAL work_mem = '5MB'; SET LOCAL application_name = 'local'; COMMIT",
@@ -293,9 +315,12 @@ func TestAServerWithALoadedLibraryIsNotReused(t *testing.T) {
 // Trap 26: DISCARD ALL leaves nothing behind, so there is nothing to keep the server connection for; what the client asked
 // for at startup comes back.
 func TestDiscardAllFreesTheServer(t *testing.T) {
-	pgtest.Shared(t)
+	pgtest.Each(t, discardAllFreesTheServer)
+}
+
+func discardAllFreesTheServer(t *testing.T, pg *pgtest.Postgres) {
 	for _, mode := range []postgres.PoolMode{postgres.Transaction, postgres.Session} {
-		w := start(t, settings{servers: 1, mode: mode})
+		w := start(t, settings{servers: 1, mode: mode, upstream: pg.DSN()})
 		c := w.client("application_name=mine", "options='-c work_mem=6MB'")
 		c.Query("SET work_mem = '5MB'; SET statement_timeout = '1h'; PREPARE mine AS SELECT 1")
 		for _, m := range c.Query("DISCARD ALL") {
@@ -405,8 +430,11 @@ func TestManyStatementsWorkOnOneServer(t *testing.T) {
 
 // Traps 10, 43: each client sees its own startup parameters, whoever had the server connection before.
 func TestStartupParametersAreTheClientsOwn(t *testing.T) {
-	pg := pgtest.Shared(t)
-	w := start(t, settings{servers: 1})
+	pgtest.Each(t, startupParametersAreTheClientsOwn)
+}
+
+func startupParametersAreTheClientsOwn(t *testing.T, pg *pgtest.Postgres) {
+	w := start(t, settings{servers: 1, upstream: pg.DSN()})
 	show := []string{"application_name", "search_path", "TimeZone", "DateStyle", "work_mem", "extra_float_digits", "IntervalStyle", "client_encoding", "statement_timeout"}
 	asked := [][]string{
 		nil,
@@ -454,8 +482,11 @@ func TestStartupParametersAreTheClientsOwn(t *testing.T) {
 
 // Trap 10: what the server does not take is refused in its own words.
 func TestBadStartupParametersAreRefusedInTheServersWords(t *testing.T) {
-	pg := pgtest.Shared(t)
-	w := start(t, settings{})
+	pgtest.Each(t, badStartupParametersAreRefusedInTheServersWords)
+}
+
+func badStartupParametersAreRefusedInTheServersWords(t *testing.T, pg *pgtest.Postgres) {
+	w := start(t, settings{upstream: pg.DSN()})
 	for _, params := range []string{
 		"options='-c work_mem=plenty'", "TimeZone=Nowhere/AtAll", "options='-c no_such_parameter=1'", "DateStyle=never",
 		"client_encoding=klingon", "options='-c shared_buffers=1'", "options='nonsense'", "work_mem=-1",
@@ -541,5 +572,80 @@ func TestTheUnnamedStatementIsNeverAStrangers(t *testing.T) {
 	c.Send(parse("", "SELECT 'mine'"), synchronize, bind("", ""), execute("", 0), synchronize)
 	if got := one(t, c.UntilReady(2)); got != "mine" {
 		t.Errorf("a pipeline of both reads %s", got)
+	}
+}
+
+// Trap 41: whatever a statement hides behind, comments, quotes, escapes, or strings that it is put together from, the next client
+// finds a session without it.
+func TestWhatHidesReachesNobody(t *testing.T) {
+	pgtest.Each(t, whatHidesReachesNobody)
+}
+
+func whatHidesReachesNobody(t *testing.T, pg *pgtest.Postgres) {
+	const check = `SELECT concat_ws(' ', (SELECT count(*) FROM pg_listening_channels()),
+		(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
+		(SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
+		(SELECT count(*) FROM pg_prepared_statements WHERE from_sql), (SELECT count(*) FROM pg_cursors WHERE is_holdable),
+		current_setting('work_mem'), nullif(current_setting('local.own', true), ''), nullif(current_setting('my.own', true), ''))`
+	call := func(oid uint32, arguments ...string) exchange {
+		f := &pgproto3.FunctionCall{Function: oid, ArgFormatCodes: []uint16{0}}
+		for _, a := range arguments {
+			f.Arguments = append(f.Arguments, []byte(a))
+		}
+		return ready(1, f)
+	}
+	tests := map[string][]exchange{
+		"a comment that ends with CR":          queries("-- it\rSET work_mem = '5MB'"),
+		"a form feed":                          queries("SELECT 1;\fSET work_mem = '5MB'"),
+		"nested comments":                      queries("/* /* */ SET work_mem = '4MB' */SET/* LOCAL */work_mem/**/=/**/'5MB'"),
+		"a name behind a comment with CR":      queries("SET -- it\rmy.own = 'x'"),
+		"a parameter called local":             queries("SET local.own = 'x'"),
+		"a parameter called local, in pieces":  queries("SET local/* it */./**/own = 'x'"),
+		"a statement called transaction":       queries("PREPARE transaction AS SELECT 1"),
+		"a statement called local":             queries("PREPARE local(int) AS SELECT $1"),
+		"a comment in CREATE TEMP":             queries("CREATE /* it */ TEMP TABLE mine ()"),
+		"a form feed in CREATE TEMP":           queries("CREATE\fTEMP TABLE mine ()"),
+		"a comment in INTO TEMP":               queries("SELECT 1 AS one INTO -- it\nTEMP mine"),
+		"a comment in WITH HOLD":               queries("BEGIN; DECLARE mine CURSOR WITH/**/HOLD FOR SELECT 1; COMMIT"),
+		"a number of pg_temp":                  queries("CREATE TEMP TABLE its ()", "DO $$BEGIN EXECUTE 'CREATE TABLE ' || pg_my_temp_schema()::regnamespace || '.mine ()'; END$$", "DROP TABLE its"),
+		"an identifier of code points":         queries(`SELECT U&"pg\005fadvisory_lock"(1)`),
+		"an identifier of other code points":   queries(`SELECT u&"!0070g_advisory_lock" UESCAPE '!' (1)`),
+		"set_config of code points":            queries(`SELECT U&"set\005fconfig"('work_mem', '5MB', false)`),
+		"a parameter of code points":           queries(`SELECT set_config(U&'work\005fmem', '5MB', false)`),
+		"a schema of code points":              queries(`CREATE TABLE U&"pg\005ftemp".mine ()`),
+		"a string of escapes":                  queries(`DO $$BEGIN EXECUTE E'\x53ET work_mem = ''5MB'''; END$$`),
+		"a string of escapes with a line feed": queries(`DO E'BEGIN\nSET work_mem = ''5MB''; END'`),
+		"strings put together":                 queries("DO $x$BEGIN EXECUTE 'LIS' || 'TEN here'; EXECUTE 'CREATE TE' || 'MP TABLE mine ()'; END$x$"),
+		"a DO behind comments":                 queries("-- it\r/* it */DO LANGUAGE plpgsql 'BEGIN EXECUTE replace(''SELECT pg_advisory-lock(1)'', ''-'', ''_''); END'"),
+		"a DO in a batch":                      {ready(1, parse("s", "DO $$BEGIN EXECUTE 'LIS' || 'TEN here'; END$$"), bind("", "s"), execute("", 0), synchronize)},
+		"a function call":                      {call(2880, "1")},
+		"a function call of set_config":        {call(2078, "my.own", "x", "f")},
+		"a function call in a transaction":     {ready(1, query("BEGIN")), call(2886, "1", "2"), ready(1, query("COMMIT"))},
+		"a search path of pg_temp":             queries("SET search_path = pg_temp", "CREATE TABLE mine ()"),
+	}
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 1, upstream: pg.DSN()})
+	fresh := one(t, w.client().Query(check))
+	for name, script := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := scenario{script: script}
+			direct := pgtest.Connect(t, pg.DSN())
+			straight(t, s, direct)
+			if got := one(t, direct.Query(check)); got == fresh {
+				t.Fatal("it leaves nothing behind")
+			}
+			direct.Close()
+			c, other := w.client(), w.client()
+			straight(t, s, c)
+			other.Send(query(check)) // which waits, where c keeps the server connection
+			w.in(t).eventually("it waits or is answered", func() bool { return w.Stats().Clients["waiting"] == 1 || other.Arrives(time.Millisecond) })
+			c.Send(terminate)
+			c.UntilClosed()
+			if got := one(t, other.UntilReady(1)); got != fresh {
+				t.Errorf("the next client finds %s, want %s", got, fresh)
+			}
+			other.Send(terminate)
+			other.UntilClosed()
+		})
 	}
 }

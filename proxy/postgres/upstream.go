@@ -205,12 +205,21 @@ const (
 	badLength
 )
 
+// longestBody is how long messages of the types in neverLong may be (PostgreSQL's PQ_SMALL_MESSAGE_LIMIT). A server closes the
+// connection at a longer one, which would look like its own fault.
+const longestBody = 10000 - 4
+
+var neverLong = [256]bool{
+	pgwire.Describe: true, pgwire.Execute: true, pgwire.Close: true, pgwire.Sync: true, pgwire.Flush: true, pgwire.CopyDone: true,
+	pgwire.CopyFail: true, pgwire.Terminate: true,
+}
+
 // message deals with the message that begins at i. It returns how many bytes of the chunk it has used: at least the
 // header, and what else it has looked at.
 func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	m := r.chunk[i:]
 	body, err := pgwire.Length(m)
-	if err != nil {
+	if err != nil || body > longestBody && neverLong[m[0]] {
 		return 0, badLength
 	}
 	if k.answers.empty() && !k.unsynced {
@@ -230,6 +239,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 		if used, is := k.refuseQuery(r, i, body); is {
 			return used, passOn
 		}
+		if m[0] == pgwire.FunctionCall {
+			k.words.found |= calls(m)
+		}
 		k.query(m[0], body)
 	case pgwire.Sync:
 		k.sync()
@@ -245,7 +257,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 		k.step(executed)
 	case pgwire.CopyDone, pgwire.CopyFail:
 		k.endCopy()
-	case pgwire.CopyData, pgwire.Flush:
+	case pgwire.Flush:
+		k.unsynced = k.unsynced || body > 0 // which the server refuses, and all up to the next Sync
+	case pgwire.CopyData:
 	case pgwire.Terminate:
 		return 0, leaveNow
 	default:
@@ -270,7 +284,8 @@ func (k *link) certain(r *rewriting, i int) bool {
 	return !k.answers.has(closed)
 }
 
-// query notes a Query or FunctionCall. What it does it commits, or not, together with the batch that it is in the middle of.
+// query notes a Query or FunctionCall. What it does it commits, or not, together with the batch that it is in the middle of. The
+// connection is for nobody else then: it leaves PostgreSQL 18 in a state in which the next statement fails with XX000.
 func (k *link) query(t byte, body int) {
 	k.probing = false
 	if k.skipping {
@@ -278,8 +293,7 @@ func (k *link) query(t byte, body int) {
 	}
 	k.fresh = false
 	k.plainly.statements++
-	k.doubtful = k.doubtful || k.copyIn || k.unsynced && k.session.resource.mode == Session
-	k.unsynced = k.unsynced && k.doubtful
+	k.doubtful = k.doubtful || k.copyIn || k.unsynced
 	k.answers.push(answer{kind: queried})
 	if t == pgwire.Query {
 		k.scan(body)
