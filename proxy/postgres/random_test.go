@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -13,8 +14,8 @@ import (
 	"github.com/weirproxy/weir/internal/pgtest"
 )
 
-// Any pipeline whatsoever is answered as by the server, while others prepare the same statements under the same names on the
-// same server connections (traps 15 to 26). WEIR_TEST_SEED repeats a run.
+// Any pipeline whatsoever is answered as by the server, on a server connection that is another one after each exchange, while
+// strangers prepare the same statements under the same names on all of them (traps 15 to 26). WEIR_TEST_SEED repeats a run.
 func TestRandomPipelinesAreAnsweredAsByTheServer(t *testing.T) {
 	seed := seed(t)
 	pgtest.Each(t, func(t *testing.T, pg *pgtest.Postgres) { randomPipelines(t, pg, seed) })
@@ -39,22 +40,28 @@ func seed(t *testing.T) uint64 {
 }
 
 func randomPipelines(t *testing.T, pg *pgtest.Postgres, seed uint64) {
-	const scripts, exchanges = 150, 12
+	const scripts, exchanges = 80, 12
 	w := start(t, settings{servers: 2, upstream: pg.DSN()})
+	switches := 0
 	for i := range scripts {
 		random := rand.New(rand.NewPCG(seed, uint64(i)))
-		s := scenario{script: randomScript(random, exchanges)}
-		direct, c, stranger := pgtest.Connect(t, pg.DSN()), w.client(), w.client()
-		want := s.run(direct, func([]pgtest.Message) {})
-		noise := randomScript(random, exchanges)
+		s, noise := scenario{script: randomScript(random, exchanges)}, randomScript(random, exchanges)
+		direct, c, others := pgtest.Connect(t, pg.DSN()), w.client(), occupy(t, w)
+		want := straight(t, s, direct)
 		at := 0
-		got := s.run(c, func([]pgtest.Message) {
-			scenario{script: noise[at : at+1]}.run(stranger, func([]pgtest.Message) {})
-			stranger.Query("ROLLBACK")
-			at++
+		got := s.run(c, func(last []pgtest.Message) {
+			said := noise[at : at+1]
+			if at++; last[len(last)-1].Body[0] != 'I' || !others.mayTakeOver(false) {
+				return
+			}
+			switches++
+			others.takeOver()
+			straight(t, scenario{script: said}, others.holder)
+			others.holder.Query("ROLLBACK")
+			others.holder.Query("BEGIN; SELECT 1") // it keeps the connection
 		})
 		for j := range want {
-			if j > 0 && failedBlock(want[j-1]) && unprepared(want[j], got[j]) {
+			if (j > 0 && failedBlock(want[j-1]) || failsWithin(want[j])) && unprepared(want[j], got[j]) {
 				break
 			}
 			withoutNames(want[j])
@@ -64,15 +71,25 @@ func randomPipelines(t *testing.T, pg *pgtest.Postgres, seed uint64) {
 				t.Fatalf("script %d of seed %d, in exchange %d: %s", i, seed, j, sentIn(s.script[:j+1]))
 			}
 		}
-		for _, client := range []*pgtest.Client{direct, c, stranger} {
+		for _, client := range []*pgtest.Client{direct, c, others.holder} {
 			client.Close()
 		}
+		w.eventually("both connections are free", func() bool { return w.servers("used") == 0 })
+	}
+	t.Logf("%d times on another connection", switches)
+	if switches < scripts {
+		t.Error("that was no switching")
 	}
 }
 
 // failedBlock reports whether an answer ends in a transaction block that has failed.
 func failedBlock(answer []pgtest.Message) bool {
 	return len(answer) > 0 && answer[len(answer)-1].Body[0] == 'E'
+}
+
+// failsWithin reports whether a transaction block has failed in the middle of an answer.
+func failsWithin(answer []pgtest.Message) bool {
+	return slices.ContainsFunc(answer, func(m pgtest.Message) bool { return m.Type == 'Z' && m.Body[0] == 'E' })
 }
 
 // unprepared reports whether got differs from want because nothing can be prepared in a failed transaction block, not even what the

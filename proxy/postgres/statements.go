@@ -478,7 +478,7 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 		s.set(name, c)
 		k.checkSize()
 	}
-	if name == "" || after != k.unnamed() {
+	if name == "" || known { // or it takes the place of the unnamed one on the server
 		k.changeUnnamed(&a, after.statement, after.number)
 	}
 	k.answers.push(a)

@@ -353,3 +353,29 @@ func TestATakenNameIsRefusedWhereItsStatementWasSkipped(t *testing.T) {
 		}
 	}
 }
+
+// Trap 22: the unnamed statement that outlives a Close that was skipped is the client's, also where the answer to the Parse of a
+// statement that is known has taken its place on the server.
+func TestTheUnnamedStatementOutlivesASkippedClose(t *testing.T) {
+	pgtest.Shared(t)
+	w := start(t, settings{servers: 1})
+	c, stranger := w.client(), w.client()
+	const known = "SELECT 'known'"
+	for _, way := range []func(...frontend){
+		func(batch ...frontend) { c.Send(batch...) },
+		func(batch ...frontend) { // so that what comes behind is seen before the error is
+			for _, b := range batch {
+				c.Send(b)
+			}
+		},
+	} {
+		ask(stranger, parse("s", known), closing('S', "s"))
+		way(
+			parse("", "SELECT 'mine'"), synchronize,
+			bind("", "unknown"), closing('S', ""), synchronize,
+			parse("a", known), bind("", ""), execute("", 0), closing('S', "a"), synchronize)
+		if got := c.UntilReady(3); pgtest.Types(got) != "1ZEZ12DC3Z" || pgtest.Rows(got)[0] != "mine" {
+			t.Errorf("answered %v", got)
+		}
+	}
+}
