@@ -221,6 +221,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	if err != nil || body > longestBody && neverLong[m[0]] {
 		return 0, badLength
 	}
+	if k.recording && len(m) < pgwire.HeaderSize+body && body <= maxHeld { // what may be said again ends with a whole message
+		return 0, waitForMore
+	}
 	if k.answers.empty() && !k.unsynced {
 		k.timeQuery()
 	}
