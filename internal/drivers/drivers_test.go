@@ -244,6 +244,9 @@ func cell(t *testing.T, d driver, feature, mode string, skipped bool, want, got 
 		t.Errorf("%s, %s mode: %s", feature, mode, differs)
 	case limited:
 		t.Logf("%s, %s mode: as known, %s", feature, mode, differs)
+		if limits[number].better {
+			return fmt.Sprintf("better (%d)", number+1)
+		}
 		return fmt.Sprintf("no (%d)", number+1)
 	}
 	return "same"
