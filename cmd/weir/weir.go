@@ -62,8 +62,9 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 			w.close()
 		}
 	}()
+	id := newID()
 	if cfg.Fleet != nil {
-		if w.fleet, err = fleet.Open(ctx, *cfg.Fleet, newID(), log); err != nil {
+		if w.fleet, err = fleet.Open(ctx, *cfg.Fleet, id, log); err != nil {
 			return nil, err
 		}
 	}
@@ -77,6 +78,7 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 		return nil, err
 	}
 	options.Processors = processors
+	options.Number = postgres.NumberOf(id)
 	if w.server, err = postgres.New(options); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/binary"
+	"hash/fnv"
 	"sync"
 	"time"
 
@@ -25,12 +26,29 @@ const (
 	longSecret  = 32
 )
 
+// The number of a cancel key, which clients take for a signed one, names the weir that the session lives on, so that any weir of a
+// fleet that gets a cancel request knows whose it is; the rest is random.
+const (
+	weirBits    = 10
+	sessionBits = 31 - weirBits
+)
+
+// NumberOf is the number by which cancel keys name the weir of that id, from 0 to 1023. Weirs may share one: a cancel request is then
+// for either of them, and its secret decides.
+func NumberOf(id string) uint16 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id)) // never fails
+	sum := h.Sum32()
+	return uint16((sum ^ sum>>weirBits ^ sum>>(2*weirBits)) & (1<<weirBits - 1))
+}
+
 func (c *cancelKey) bytes() []byte { return c.secret[:c.length] }
 
 const registryShards = 64
 
 // registry finds sessions by the number in their key. It also is the list of all sessions.
 type registry struct {
+	weir   uint16 // see NumberOf
 	shards [registryShards]struct {
 		sync.Mutex
 		sessions map[uint32]*session
@@ -44,7 +62,7 @@ func (r *registry) add(s *session, length int) {
 	_, _ = rand.Read(s.key.bytes()) // never fails
 	for {
 		_, _ = rand.Read(seed[:])
-		pid := binary.NativeEndian.Uint32(seed[:]) & 0x7fffffff // clients take it for a signed number
+		pid := uint32(r.weir)<<sessionBits | binary.NativeEndian.Uint32(seed[:])&(1<<sessionBits-1)
 		if pid != 0 && r.put(pid, s) {
 			s.key.pid = pid
 			return

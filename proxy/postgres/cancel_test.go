@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/weirproxy/weir/internal/pgtest"
+	"github.com/weirproxy/weir/proxy/postgres"
 )
 
 // cancelPacket is a CancelRequest for any key.
@@ -405,4 +406,23 @@ func TestManyCancelRequestsAtOnce(t *testing.T) {
 	close(stuck)
 	c.UntilReady(1)
 	c.Query("SELECT 1")
+}
+
+// The key of a session names the weir that the session lives on: another weir that gets the request knows whose it is.
+func TestCancelKeysNameTheWeir(t *testing.T) {
+	pgtest.Shared(t)
+	seen := map[uint32]bool{}
+	for _, number := range []uint16{0, 5, 1023} {
+		w := start(t, settings{number: number})
+		for range 20 {
+			pid := w.pgconn().PID()
+			if got := uint16(pid >> 21); got != number || seen[pid] || pid == 0 {
+				t.Fatalf("the key %d names weir %d, want %d", pid, got, number)
+			}
+			seen[pid] = true
+		}
+	}
+	if a, b := postgres.NumberOf("weir-1"), postgres.NumberOf("weir-2"); a == b || a > 1023 || b > 1023 || a != postgres.NumberOf("weir-1") {
+		t.Errorf("weir-1 is %d, weir-2 is %d", a, b)
+	}
 }

@@ -41,7 +41,8 @@ type Options struct {
 	Users      *auth.Users
 	TLS        TLSOptions
 	Limits     Limits
-	Processors int // how many the event loops may make use of; 0: GOMAXPROCS
+	Processors int    // how many the event loops may make use of; 0: GOMAXPROCS
+	Number     uint16 // of this weir in its fleet, see NumberOf; cancel keys have it
 	Log        *slog.Logger
 }
 
@@ -178,6 +179,7 @@ func New(o Options) (*Server, error) {
 		pending:    make(map[*login]struct{}),
 	}
 	s.statement.Store(outdatedStatement)
+	s.sessions.weir = o.Number
 	if s.limits.LoginTimeout == 0 {
 		s.limits.LoginTimeout = defaultLoginPeriod
 	}

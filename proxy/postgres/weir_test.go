@@ -62,6 +62,7 @@ type settings struct {
 	adaptive limiter.Adaptive
 	callers  *limiter.Callers
 	refusals *proxy.Refusals
+	number   uint16
 
 	sendBuffer int // of the clients' sockets, in bytes as the kernel counts them; 0: as the system likes
 }
@@ -113,7 +114,7 @@ func start(tb testing.TB, c settings) *weir {
 				Adaptive: c.adaptive, Callers: c.callers, Refusals: c.refusals, Log: log,
 			}),
 		}},
-		Users: users, TLS: c.tls, Limits: c.limits, Processors: 2 * c.loops, Log: log,
+		Users: users, TLS: c.tls, Limits: c.limits, Processors: 2 * c.loops, Number: c.number, Log: log,
 	})
 	if err != nil {
 		tb.Fatal(err)
