@@ -148,7 +148,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestDrivers compares what each driver sees straight and through weir, and keeps docs/drivers.md.
+// TestDrivers compares what each driver sees straight and through weir, with its settings for poolers and without (trap 59), and keeps
+// docs/drivers.md.
 func TestDrivers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs a PostgreSQL, a weir and the drivers of four languages")

@@ -387,7 +387,7 @@ func TestSimpleQueriesAreAnsweredAsByTheServer(t *testing.T) {
 	compare(t, map[string]scenario{
 		"a row":                   {script: queries("SELECT 1 AS one, 'two' AS two, NULL")},
 		"rows":                    {script: queries("SELECT i, repeat('x', i) FROM generate_series(1, 3000) i")},
-		"empty":                   {script: queries("", " ", ";", ";;", "\n")},                        // Trap 34
+		"empty":                   {script: queries("", " ", ";", ";;", "\n")},                        // Traps 34 and 59
 		"only a comment":          {script: queries("/* nothing */", "-- nothing", "/* a */ ; -- b")}, // Trap 34
 		"several statements":      {script: queries("SELECT 1; SELECT 2;; SELECT 3")},                 // Trap 27
 		"an error in the middle":  {script: queries("SELECT 1; SELECT 1/0; SELECT 3", "SELECT 4")},    // Trap 27
