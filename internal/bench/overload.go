@@ -157,7 +157,11 @@ func (b *bench) newStage(ctx context.Context) (*stage, error) {
 	b.progress("PostgreSQL on processor %d, all else on %d; capacity %.0f functions/s", theirs, ours, st.capacity)
 	b.about("processors", fmt.Sprintf("PostgreSQL has one to itself; weir, PgBouncer and the generator share another (%d and %d)", theirs, ours))
 	b.about("query", fmt.Sprintf("`%s`: %d to %d ms of processor time", st.sql, leastWork, mostWork))
-	b.about("capacity, 1×", fmt.Sprintf("%.0f functions/s, closed loop straight at PostgreSQL", st.capacity))
+	b.about("capacity, 1×", fmt.Sprintf("%.0f functions/s, closed loop straight at PostgreSQL: %.0f %% of what one processor does at 4 ms each", st.capacity, 100*busy(st.capacity)))
+	if busy(st.capacity) < 0.9 {
+		b.about("beware", "something else wants PostgreSQL's processor: the capacity is wrong, and so are all loads")
+		b.progress("PostgreSQL gets only %.0f %% of its processor: the capacity is wrong, and so are all loads", 100*busy(st.capacity))
+	}
 	return st, nil
 }
 
@@ -230,10 +234,27 @@ func workQuery(rows float64) []byte {
 	return message('Q', []byte(workSQL(fmt.Sprintf("%.0f", rows))+"\x00"))
 }
 
-// measureCapacity has a few clients ask one query after another. More of them would only make PostgreSQL switch between them.
-func (st *stage) measureCapacity(ctx context.Context) (perSecond float64, err error) {
+// measureCapacity is the best of a few turns: when something else wants PostgreSQL's processor, one turn is soon wrong, and
+// all loads with it.
+func (st *stage) measureCapacity(ctx context.Context) (best float64, err error) {
+	const tries = 3
+	for range tries {
+		perSecond, err := st.tryCapacity(ctx, st.span(2, 1))
+		if err := errors.Join(err, ctx.Err()); err != nil {
+			return 0, fmt.Errorf("measure the capacity: %w", err)
+		}
+		best = max(best, perSecond)
+	}
+	return best, nil
+}
+
+// busy is the part of its processor that PostgreSQL uses at so many functions per second.
+func busy(perSecond float64) float64 { return perSecond * (leastWork + mostWork) / 2 / 1000 }
+
+// tryCapacity has a few clients ask one query after another. More of them would only make PostgreSQL switch between them.
+func (st *stage) tryCapacity(ctx context.Context, length time.Duration) (perSecond float64, err error) {
 	const clients = 4
-	ctx, cancel := context.WithTimeout(ctx, st.span(4, 2))
+	ctx, cancel := context.WithTimeout(ctx, length)
 	defer cancel()
 	var done atomic.Int64
 	var failed atomic.Pointer[error]
@@ -248,7 +269,7 @@ func (st *stage) measureCapacity(ctx context.Context) (perSecond float64, err er
 	}
 	running.Wait()
 	if err := failed.Load(); err != nil {
-		return 0, fmt.Errorf("measure the capacity: %w", *err)
+		return 0, *err
 	}
 	return float64(done.Load()) / time.Since(start).Seconds(), nil
 }
