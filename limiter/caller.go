@@ -66,7 +66,7 @@ func (c CallerRule) Validate(connections int, report func(key, what, expected st
 	switch c.Name {
 	case "":
 		report("name", "is missing", "a name for metrics and logs")
-	case defaultCaller:
+	case DefaultCaller:
 		report("name", "is what clients that match no rule are called", "another name")
 	}
 	c.Match.validate(report)
@@ -179,8 +179,8 @@ type Caller struct {
 	Admitted [levelCount]atomic.Int64
 }
 
-// defaultCaller is the name of clients that match no rule.
-const defaultCaller = "default"
+// DefaultCaller is the name of clients that match no rule, and of those that are not known yet.
+const DefaultCaller = "default"
 
 // mostStrangers is how many users without a rule a resource tells apart. Those who come later share.
 const mostStrangers = 1000
@@ -227,7 +227,7 @@ func newCaller(key string, r CallerRule, bucket func(string, Rate) Bucket) *Call
 }
 
 func stranger() *Caller {
-	return &Caller{Name: defaultCaller, Level: LevelNormal, Highest: LevelNormal, Mode: Enforce, Flow: NewFlow(1, 0)}
+	return &Caller{Name: DefaultCaller, Level: LevelNormal, Highest: LevelNormal, Mode: Enforce, Flow: NewFlow(1, 0)}
 }
 
 // Ruled reports whether there are rules, so that callers are told apart by more than their user.

@@ -13,15 +13,15 @@ import (
 // Gate decides, for one resource, whether a transaction may start. It asks each rule in turn, cheapest first, and none of
 // them blocks: breaker, rate of the resource, rate of the caller, then the slots, where a transaction may have to wait.
 type Gate struct {
-	o GateOptions
+	o     GateOptions
+	slots *limiter.Slots
 
 	refused     Tally[RefusalStats] // by caller, reason and mode
-	refusals    *Refusals
-	QueueWait   Durations // before the transactions that started
-	Transaction Durations // how long they held their server connection
+	QueueWait   Durations           // before the transactions that started
+	Transaction Durations           // how long they held their server connection
 }
 
-// GateOptions are the rules of a Gate. Without Slots, Callers or Log it makes its own, for a budget of that many connections.
+// GateOptions are the rules of a Gate, for a budget of that many connections. Without Callers, Refusals or Log it makes its own.
 type GateOptions struct {
 	Name        string // of the resource
 	Connections int
@@ -33,8 +33,6 @@ type GateOptions struct {
 	Callers     *limiter.Callers
 	Refusals    *Refusals // where they are remembered; nil: by the gate itself
 	Log         *slog.Logger
-
-	slots *limiter.Slots
 }
 
 // NewGate makes a gate.
@@ -48,8 +46,7 @@ func NewGate(o GateOptions) *Gate {
 	if o.Refusals == nil {
 		o.Refusals = NewRefusals()
 	}
-	o.slots = limiter.NewSlots(o.Connections, o.Queue.WithDefaults(), o.Adaptive.WithDefaults())
-	return &Gate{o: o, refusals: o.Refusals}
+	return &Gate{o: o, slots: limiter.NewSlots(o.Connections, o.Queue.WithDefaults(), o.Adaptive.WithDefaults())}
 }
 
 // Request is one transaction that wants to start.
@@ -67,14 +64,11 @@ type Ticket struct {
 	gate    *Gate
 	caller  *limiter.Caller
 	permit  breaker.Permit
-	held    bool // the permit
-	tokens  bool // were taken
+	held    bool                   // the permit
+	taken   [owners]limiter.Bucket // where tokens were taken for a transaction that has not started; nil: none
 	asked   int64
 	request limiter.Request
 }
-
-// Caller is who asked.
-func (t *Ticket) Caller() *limiter.Caller { return t.caller }
 
 // Admit admits r, with the ticket t, at once or later: then waker is told, and [Ticket.Answer] says how it ended. The error, a
 // *Refusal, says why not.
@@ -86,7 +80,7 @@ func (g *Gate) Admit(t *Ticket, r Request, waker limiter.Waker) (admitted bool, 
 	if r.Deadline > 0 {
 		t.request.Deadline = r.Now + int64(r.Deadline)
 	}
-	verdict := g.o.slots.Enter(&t.request, r.Now)
+	verdict := g.slots.Enter(&t.request, r.Now)
 	if d := t.request.Denial(); d.Err != nil {
 		mode := limiter.Enforce
 		if d.Shadow {
@@ -109,7 +103,7 @@ func (g *Gate) Readmit(t *Ticket, r Request) error {
 		return err
 	}
 	t.request.Class = r.Class
-	g.o.slots.Resume(&t.request, r.Now)
+	g.slots.Resume(&t.request, r.Now)
 	g.admit(t)
 	return nil
 }
@@ -127,61 +121,58 @@ func (g *Gate) pass(t *Ticket, r Request) error {
 		}
 		t.permit, t.held = permit, true
 	}
-	if err := g.take(r.Caller, g.o.Bucket, g.o.Rate, "rate"); err != nil {
-		t.Done(breaker.Ignored)
+	if err := t.take(ofResource, g.o.Bucket, g.o.Rate); err != nil {
 		return err
 	}
-	if err := g.take(r.Caller, r.Caller.Bucket, r.Caller.Rate, "rate"); err != nil {
-		g.giveBack(g.o.Bucket, 0)
-		t.Done(breaker.Ignored)
-		return err
+	rate := r.Caller.Rate
+	if r.Caller.Mode == limiter.Shadow && rate.Mode != limiter.Off {
+		rate.Mode = limiter.Shadow
 	}
-	t.tokens = true
-	return nil
+	return t.take(ofCaller, r.Caller.Bucket, rate)
 }
 
-// take takes a token from a bucket, which may be nil.
-func (g *Gate) take(c *limiter.Caller, b limiter.Bucket, rate limiter.Rate, setting string) error {
+// Whose the buckets are that a ticket takes tokens from.
+const (
+	ofResource = iota
+	ofCaller
+	owners
+)
+
+// take takes a token from a bucket, which may be nil. On an error nothing is held any more.
+func (t *Ticket) take(of int, b limiter.Bucket, rate limiter.Rate) error {
 	if b == nil || rate.Mode == limiter.Off {
 		return nil
 	}
 	wait, ok := b.Take()
 	if ok {
+		t.taken[of] = b
 		return nil
 	}
-	r := &Refusal{
-		Reason: Rate, Rule: g.rule(setting), RetryAfter: wait, Observed: "bucket empty", Limit: fmt.Sprintf("%g/s", rate.PerSecond),
+	rule := t.gate.rule("rate")
+	if of == ofCaller {
+		rule = t.caller.Rule + ".rate"
 	}
-	mode := rate.Mode
-	if b == c.Bucket {
-		r.Rule = c.Rule + ".rate"
-		if c.Mode == limiter.Shadow {
-			mode = limiter.Shadow
-		}
+	err := t.gate.refuse(t.caller, &Refusal{
+		Reason: Rate, Rule: rule, RetryAfter: wait, Observed: "bucket empty", Limit: fmt.Sprintf("%g/s", rate.PerSecond),
+	}, rate.Mode)
+	if err != nil {
+		t.void(t.asked)
 	}
-	return g.refuse(c, r, mode)
-}
-
-func (g *Gate) giveBack(b limiter.Bucket, ago time.Duration) {
-	if b != nil && g.o.Rate.Mode != limiter.Off {
-		b.Return(ago)
-	}
+	return err
 }
 
 // admit counts a transaction that starts.
 func (g *Gate) admit(t *Ticket) {
-	t.tokens = false
+	t.taken = [owners]limiter.Bucket{}
 	t.caller.Admitted[t.request.Level].Add(1)
 }
 
 // void gives back what was taken for a transaction that does not start.
 func (t *Ticket) void(now int64) {
-	if t.tokens {
-		t.tokens = false
-		ago := time.Duration(now - t.asked)
-		t.gate.giveBack(t.gate.o.Bucket, ago)
-		if b := t.caller.Bucket; b != nil && t.caller.Rate.Mode != limiter.Off {
-			b.Return(ago)
+	for i, b := range t.taken {
+		if b != nil {
+			b.Return(time.Duration(now - t.asked))
+			t.taken[i] = nil
 		}
 	}
 	t.Done(breaker.Ignored)
@@ -202,7 +193,7 @@ func (t *Ticket) Answer(now int64) error {
 // Abandon ends a wait and reports whether there was one. If not, the waker is or was told, and what it got has to be given back
 // with [Ticket.Leave].
 func (t *Ticket) Abandon(now int64) bool {
-	if !t.gate.o.slots.Abandon(&t.request, now) {
+	if !t.gate.slots.Abandon(&t.request, now) {
 		return false
 	}
 	t.void(now)
@@ -213,12 +204,12 @@ func (t *Ticket) Abandon(now int64) bool {
 // says nothing about it.
 func (t *Ticket) Leave(now int64, took time.Duration) {
 	if t.gate != nil {
-		t.gate.o.slots.Leave(&t.request, now, took)
+		t.gate.slots.Leave(&t.request, now, took)
 	}
 }
 
 // Keep gives the slot back between two transactions of a session that keeps its server connection.
-func (t *Ticket) Keep(now int64, took time.Duration) { t.gate.o.slots.Keep(&t.request, now, took) }
+func (t *Ticket) Keep(now int64, took time.Duration) { t.gate.slots.Keep(&t.request, now, took) }
 
 // Done tells the breaker the outcome of the transaction.
 func (t *Ticket) Done(o breaker.Outcome) {
@@ -239,7 +230,7 @@ func (t *Ticket) Fail(cause string) {
 // Patience is the longest that t, which has just been asked for, may wait for its slot and its server connection; 0: as long as
 // it takes.
 func (t *Ticket) Patience() time.Duration {
-	patience := t.gate.o.slots.Wait()
+	patience := t.gate.slots.Wait()
 	if left := time.Duration(t.request.Deadline - t.asked); t.request.Deadline > 0 && (patience == 0 || left < patience) && t.gate.o.Queue.Mode != limiter.Shadow {
 		return max(left, 1)
 	}
@@ -284,7 +275,7 @@ func (g *Gate) Dialed(err error) error {
 	}
 	open := g.o.Breaker.Refuses()
 	if open != nil {
-		g.o.slots.Refuse(open, 0)
+		g.slots.Refuse(open, 0)
 	}
 	return open
 }
@@ -316,7 +307,7 @@ func (g *Gate) breakerRefusal(c *limiter.Caller, err error, waited time.Duration
 // TimedOut is the Refusal of a ticket that has waited in vain as long as it may; it is to be abandoned.
 func (g *Gate) TimedOut(t *Ticket, now int64) error {
 	waited := time.Duration(now - t.asked)
-	return g.deny(t, g.o.slots.TimedOut(&t.request, now), waited, limiter.Enforce)
+	return g.deny(t, g.slots.TimedOut(&t.request, now), waited, limiter.Enforce)
 }
 
 // denials say in the terms of the refusals why there is no slot.
@@ -333,12 +324,12 @@ var denials = []struct {
 
 // deny makes the Refusal of a Denial.
 func (g *Gate) deny(t *Ticket, d limiter.Denial, waited time.Duration, mode limiter.Mode) error {
-	if d.Err == limiter.ErrConnections {
+	if errors.Is(d.Err, limiter.ErrConnections) {
 		r := &Refusal{Reason: QueueFull, Rule: t.caller.Rule + ".connections", Observed: fmt.Sprintf("%d running", d.Ahead), Limit: fmt.Sprint(d.Ahead)}
 		return g.refuse(t.caller, r, mode)
 	}
 	for _, row := range denials {
-		if d.Err == row.err {
+		if errors.Is(d.Err, row.err) {
 			r := &Refusal{
 				Reason: row.reason, Rule: g.rule(row.rule), Waited: waited, RetryAfter: d.RetryAfter,
 				Observed: fmt.Sprintf("%d ms to be expected behind %d waiting", d.Expected.Milliseconds(), d.Ahead),
@@ -360,18 +351,18 @@ func (g *Gate) QueueRefusal(c *limiter.Caller, reason *Reason, rule string, wait
 	}, limiter.Enforce)
 }
 
-// refuse counts, remembers and logs r. In shadow mode that is all, and nil is returned.
+// refuse counts, remembers and logs r, of a caller that may not be known yet (nil). In shadow mode that is all, and nil is returned.
 func (g *Gate) refuse(c *limiter.Caller, r *Refusal, mode limiter.Mode) error {
 	r.ID = newID()
 	if mode == "" {
 		mode = limiter.Enforce
 	}
-	name := anyCaller
+	name := limiter.DefaultCaller
 	if c != nil {
 		name = c.Name
 	}
 	g.refused.Add(RefusalStats{Caller: name, Reason: r.Label, Mode: string(mode)}, 1)
-	g.refusals.remember(g.o.Name, name, string(mode), r)
+	g.o.Refusals.remember(g.o.Name, name, string(mode), r)
 	g.o.Log.Debug("refused", "resource", g.o.Name, "caller", name, "reason", r.Label, "mode", mode, "id", r.ID, "rule", r.Rule,
 		"observed", r.Observed, "limit", r.Limit, "waited", r.Waited, "cause", r.Cause)
 	if mode == limiter.Shadow {
@@ -379,9 +370,6 @@ func (g *Gate) refuse(c *limiter.Caller, r *Refusal, mode limiter.Mode) error {
 	}
 	return r
 }
-
-// anyCaller is the caller of those who are refused before it is known who they are.
-const anyCaller = "default"
 
 func (g *Gate) rule(setting string) string { return "resources." + g.o.Name + "." + setting }
 
@@ -399,7 +387,7 @@ func (g *Gate) AddTo(s *ResourceStats) {
 		r.Count = n
 		s.Refused = append(s.Refused, r)
 	}
-	slots := g.o.slots.Stats()
+	slots := g.slots.Stats()
 	s.Limit = slots.Limit
 	s.Queue = make(map[string]int64)
 	for l, n := range slots.Waiting {

@@ -142,6 +142,28 @@ func TestRate(t *testing.T) {
 	}
 }
 
+// A refused transaction costs the buckets nothing, and gives back no more than it took: in shadow mode it may have found none.
+func TestARefusedTransactionGivesBackTheTokensItTook(t *testing.T) {
+	const inside = 11 // ten run, one waits
+	for mode, there := range map[limiter.Mode]bucket{limiter.Enforce: inside + 5, limiter.Shadow: 5} {
+		tokens := there
+		g := newGate(proxy.GateOptions{Rate: limiter.Rate{PerSecond: 2, Mode: mode}, Bucket: &tokens, Queue: limiter.Queue{Length: 1}})
+		r := proxy.Request{Caller: g.Callers().Find(limiter.Identity{User: "app"}), Level: limiter.LevelNormal}
+		for range inside {
+			if _, err := g.Admit(new(proxy.Ticket), r, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 3 {
+			_, err := g.Admit(new(proxy.Ticket), r, nil)
+			refusedAs(t, err, proxy.QueueFull)
+		}
+		if want := max(0, there-inside); tokens != want {
+			t.Errorf("mode %s: %d tokens are left, want %d", mode, tokens, want)
+		}
+	}
+}
+
 func TestABreakerOpensTheGateOnlyForProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New("orders", breaker.Config{Failures: 3, Cooldown: time.Second}, nil)
