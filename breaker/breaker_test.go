@@ -124,14 +124,21 @@ func TestBreaker(t *testing.T) {
 		},
 		"one probe at a time": {
 			steps: []step{
-				{0, fail(3), false, open}, {rest, hold, false, halfOpen}, {0, hold, true, halfOpen}, {time.Second, hold, true, halfOpen},
-				{0, end(breaker.Success), false, closed}, {0, ok(5), false, closed},
+				{0, fail(3), false, open},
+				{rest, hold, false, halfOpen},
+				{0, hold, true, halfOpen},
+				{time.Second, hold, true, halfOpen},
+				{0, end(breaker.Success), false, closed},
+				{0, ok(5), false, closed},
 			},
 		},
 		"a lost probe is replaced": {
 			steps: []step{
-				{0, fail(3), false, open}, {rest, hold, false, halfOpen}, {2 * time.Second, hold, true, halfOpen},
-				{2 * time.Second, hold, false, halfOpen}, {0, hold, true, halfOpen},
+				{0, fail(3), false, open},
+				{rest, hold, false, halfOpen},
+				{2 * time.Second, hold, true, halfOpen},
+				{2 * time.Second, hold, false, halfOpen},
+				{0, hold, true, halfOpen},
 				{0, end(breaker.Failure), false, halfOpen}, // the lost one: nobody waits for it any more
 				{0, end(breaker.Success), false, closed},
 			},
@@ -146,8 +153,13 @@ func TestBreaker(t *testing.T) {
 		},
 		"results from before it opened change nothing": {
 			steps: []step{
-				{0, hold, false, closed}, {0, hold, false, closed}, {0, fail(3), false, open}, {0, end(breaker.Success), false, open},
-				{rest, ok(1), false, closed}, {0, end(breaker.Failure), false, closed}, {0, fail(2), false, closed},
+				{0, hold, false, closed},
+				{0, hold, false, closed},
+				{0, fail(3), false, open},
+				{0, end(breaker.Success), false, open},
+				{rest, ok(1), false, closed},
+				{0, end(breaker.Failure), false, closed},
+				{0, fail(2), false, closed},
 			},
 		},
 		"another weir's verdict opens it, and its own probe closes it": {
@@ -163,14 +175,20 @@ func TestBreaker(t *testing.T) {
 		},
 		"whoever saw the resource answer is deaf to the others for a while": {
 			steps: []step{
-				{0, fleet(time.Second), false, open}, {rest, ok(1), false, closed}, {0, fleet(time.Second), false, closed},
-				{29 * time.Second, fleet(time.Second), false, closed}, {2 * time.Second, fleet(time.Second), false, open},
+				{0, fleet(time.Second), false, open},
+				{rest, ok(1), false, closed},
+				{0, fleet(time.Second), false, closed},
+				{29 * time.Second, fleet(time.Second), false, closed},
+				{2 * time.Second, fleet(time.Second), false, open},
 			},
 		},
 		"deaf, it still sees for itself": {
 			steps: []step{
-				{0, fleet(time.Second), false, open}, {rest, ok(1), false, closed}, {0, fail(3), false, open},
-				{rest, ok(1), false, closed}, {0, fleet(time.Second), false, open},
+				{0, fleet(time.Second), false, open},
+				{rest, ok(1), false, closed},
+				{0, fail(3), false, open},
+				{rest, ok(1), false, closed},
+				{0, fleet(time.Second), false, open},
 			},
 		},
 		"a verdict that is over is none": {
@@ -183,8 +201,14 @@ func TestBreaker(t *testing.T) {
 		"as a shadow it opens and lets pass": {
 			cfg: breaker.Config{Mode: "shadow"},
 			steps: []step{
-				{0, fail(3), false, open}, {0, fail(50), false, open}, {0, ok(50), false, open}, {rest, ok(1), false, closed},
-				{0, fail(3), false, open}, {rest, hold, false, halfOpen}, {0, ok(3), false, halfOpen}, {0, end(breaker.Failure), false, open},
+				{0, fail(3), false, open},
+				{0, fail(50), false, open},
+				{0, ok(50), false, open},
+				{rest, ok(1), false, closed},
+				{0, fail(3), false, open},
+				{rest, hold, false, halfOpen},
+				{0, ok(3), false, halfOpen},
+				{0, end(breaker.Failure), false, open},
 			},
 		},
 	}

@@ -230,10 +230,12 @@ func TestEvents(t *testing.T) {
 	until(t, "the event reaches a latecomer", func() bool { return toLate.count() == 1 })
 
 	// By both ways, and once; what nobody understands is ignored.
-	for _, bad := range []string{"", "x", ":::", "1:2", "99999999999999999:1000000:{", "99999999999999999:1000000:{}",
+	for _, bad := range []string{
+		"", "x", ":::", "1:2", "99999999999999999:1000000:{", "99999999999999999:1000000:{}",
 		`99999999999999999:1000000:{"kind":"budget","resource":"orders"}`,
 		`99999999999999999:1000000:{"kind":"breaker.trip","resource":"orders","cause":"` + strings.Repeat("x", 5000) + `"}`,
-		`99999999999999999:-5:{"kind":"breaker.trip","resource":"orders"}`} {
+		`99999999999999999:-5:{"kind":"breaker.trip","resource":"orders"}`,
+	} {
 		c.Publish(ctx, "weir:{prod}:events", bad)
 	}
 	c.HSet(ctx, "weir:{prod}:breakers", "garbage", "garbage", "old", "5:10:{}")

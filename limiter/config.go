@@ -67,6 +67,20 @@ func (q Queue) WithDefaults() Queue {
 	return q
 }
 
+// Room is how many clients may wait for a resource with that many connections.
+func (q Queue) Room(connections int) int {
+	if q.Length > 0 {
+		return int(q.Length)
+	}
+	return max(leastQueue, queuePerConnection*connections)
+}
+
+// Length auto. The wait bounds the queue long before that; this bounds its memory.
+const (
+	queuePerConnection = 50
+	leastQueue         = 1000
+)
+
 // Validate reports every field that cannot work, by its key in the file. It is meant for a Queue with its defaults.
 func (q Queue) Validate(report func(key, what, expected string)) {
 	if q.Wait <= 0 {

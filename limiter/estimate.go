@@ -21,43 +21,38 @@ func (a *average) note(x float64) {
 	a.mean += (x - a.mean) / float64(a.n)
 }
 
-// rate is how many events there were per second, lately.
-type rate struct {
-	perSecond float64
-	at        int64
-}
-
-const rateOver = float64(500 * time.Millisecond)
-
-func (r *rate) note(now int64) { r.perSecond = r.by(now) + float64(time.Second)/rateOver }
-
-func (r *rate) by(now int64) float64 {
-	if now == r.at {
-		return r.perSecond
-	}
-	r.perSecond *= math.Exp(-float64(now-r.at) / rateOver)
-	r.at = now
-	return r.perSecond
-}
-
-// peak is the highest value lately. It falls by half in peakHalf.
-type peak struct {
+// fading is a value that falls exponentially while nothing is noted.
+type fading struct {
 	value float64
 	at    int64
 }
+
+// by is the value at now, of one that falls to the e-th part in so many nanoseconds.
+func (f *fading) by(now int64, over float64) float64 {
+	if now != f.at { // which is often so: what happens in one moment asks more than once
+		f.value *= math.Exp(-float64(now-f.at) / over)
+		f.at = now
+	}
+	return f.value
+}
+
+// rate is how many events there were per second, lately.
+type rate struct{ fading }
+
+const rateOver = float64(500 * time.Millisecond)
+
+func (r *rate) note(now int64) { r.value = r.by(now) + float64(time.Second)/rateOver }
+
+func (r *rate) by(now int64) float64 { return r.fading.by(now, rateOver) }
+
+// peak is the highest value lately. It falls by half in peakHalf.
+type peak struct{ fading }
 
 const peakHalf = float64(2 * time.Second)
 
 func (p *peak) note(x float64, now int64) { p.value = max(x, p.by(now)) }
 
-func (p *peak) by(now int64) float64 {
-	if now == p.at {
-		return p.value
-	}
-	p.value *= math.Exp2(-float64(now-p.at) / peakHalf)
-	p.at = now
-	return p.value
-}
+func (p *peak) by(now int64) float64 { return p.fading.by(now, peakHalf/math.Ln2) }
 
 // turnsAwayLocked reports whether r, which cannot have a slot at once, is to be turned away instead of joining its line, and why.
 func (s *Slots) turnsAwayLocked(r *Request, line *line, now int64, woken *chain) (Denial, bool) {

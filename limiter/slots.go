@@ -126,10 +126,7 @@ type switches struct {
 // NewSlots makes the slots of a resource with a budget of that many server connections. queue and adaptive are meant to have
 // their defaults.
 func NewSlots(budget int, queue Queue, a Adaptive) *Slots {
-	s := &Slots{queue: queue, budget: budget, length: int(queue.Length)}
-	if s.length == 0 {
-		s.length = max(leastQueue, queuePerConnection*budget)
-	}
+	s := &Slots{queue: queue, budget: budget, length: queue.Room(budget)}
 	for l := range s.levels {
 		for n := range s.levels[l] {
 			s.levels[l][n].l, s.levels[l][n].n = Level(l), lane(n)
@@ -140,12 +137,6 @@ func NewSlots(budget int, queue Queue, a Adaptive) *Slots {
 	s.classes.init()
 	return s
 }
-
-// queue.length: auto. The wait bounds the queue long before that; this bounds its memory.
-const (
-	queuePerConnection = 50
-	leastQueue         = 1000
-)
 
 // Enter asks for a slot. It never blocks, and allocates nothing unless the class is new.
 func (s *Slots) Enter(r *Request, now int64) Verdict {

@@ -156,7 +156,7 @@ func TestARefusedTransactionGivesBackTheTokensItTook(t *testing.T) {
 		}
 		for range 3 {
 			_, err := g.Admit(new(proxy.Ticket), r, nil)
-			refusedAs(t, err, proxy.QueueFull)
+			_ = refusedAs(t, err, proxy.QueueFull)
 		}
 		if want := max(0, there-inside); tokens != want {
 			t.Errorf("mode %s: %d tokens are left, want %d", mode, tokens, want)

@@ -141,5 +141,3 @@ func (b *bench) affordable(ctx context.Context, sides []*side, full load, want f
 	}
 	return max(10, float64(int(want/10)*10)), nil
 }
-
-func shorten(s string) string { return s[max(0, len(s)-300):] }

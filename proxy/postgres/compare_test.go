@@ -545,7 +545,7 @@ func TestExtendedQueriesAreAnsweredAsByTheServer(t *testing.T) {
 		}},
 		"a hundred batches in one write": {script: []exchange{ready(100, repeat(100, append(one, synchronize)...)...)}}, // Trap 16
 		"a hundred batches of named in one write": {script: []exchange{ready(101, append([]frontend{parse("s", "SELECT $1::text"), synchronize},
-			repeat(100, frontend(bindTo("s", "x")), execute("", 0), synchronize)...)...)}},
+			repeat(100, bindTo("s", "x"), execute("", 0), synchronize)...)...)}},
 		"several syncs at once":         {script: []exchange{ready(4, append(one, synchronize, synchronize, synchronize, synchronize)...), ready(1, query("SELECT 1"))}}, // Trap 15
 		"a sync ahead of the batch":     {script: []exchange{ready(3, append([]frontend{synchronize}, append(one, synchronize, synchronize)...)...)}},
 		"flush without sync":            {script: []exchange{flushed(1, 'C', append(one, flush)...), flushed(1, 'C', append(one, flush)...), ready(1, synchronize)}}, // Trap 19

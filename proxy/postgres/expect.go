@@ -73,9 +73,6 @@ func (q *answers) count(a *answer, n int) {
 
 func (q *answers) empty() bool { return q.head == len(q.list) }
 
-// last is the answer that comes last; the queue is not empty.
-func (q *answers) last() *answer { return &q.list[len(q.list)-1] }
-
 // first is the answer that comes next; the queue is not empty.
 func (q *answers) first() *answer { return &q.list[q.head] }
 

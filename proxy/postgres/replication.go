@@ -39,8 +39,14 @@ var booleans = []struct {
 	least int
 	value bool
 }{
-	{"true", 1, true}, {"false", 1, false}, {"yes", 1, true}, {"no", 1, false},
-	{"on", 2, true}, {"off", 2, false}, {"1", 1, true}, {"0", 1, false},
+	{"true", 1, true},
+	{"false", 1, false},
+	{"yes", 1, true},
+	{"no", 1, false},
+	{"on", 2, true},
+	{"off", 2, false},
+	{"1", 1, true},
+	{"0", 1, false},
 }
 
 func parseBool(s string) (value, ok bool) {

@@ -144,8 +144,6 @@ type resource struct {
 
 // Defaults of what Options leave out.
 const (
-	waitersPerServer   = 50 // queue.length: auto
-	leastWaiters       = 1000
 	handshakesPerCore  = 64
 	turnAwayAtOnce     = 1000
 	tooManyConnections = "53300"
@@ -226,9 +224,7 @@ func (s *Server) addResource(o ResourceOptions) error {
 	if r.pinning == "" {
 		r.pinning = KeepPins
 	}
-	if r.queueLength = int(o.Queue.Length); r.queueLength == 0 {
-		r.queueLength = max(leastWaiters, waitersPerServer*o.Pool.Connections)
-	}
+	r.queueLength = o.Queue.Room(o.Pool.Connections)
 	budget := pool.NewBudget(o.Pool, s.loops, s.log.With("resource", o.Name))
 	r.pool = budget.NewPool(pool.Dial(cfg), r.dialed)
 	s.resources[o.Name] = r

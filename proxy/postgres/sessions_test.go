@@ -113,8 +113,14 @@ func TestTheTimeInAStateCountsFromTheChange(t *testing.T) {
 		return time.Duration(s.StateMillis) * time.Millisecond
 	}
 	for _, step := range []struct{ sql, state string }{
-		{"SELECT 1", "idle"}, {"BEGIN", "idle in transaction"}, {"SELECT 1", "idle in transaction"}, {"SELECT 2", "idle in transaction"}, {"COMMIT", "idle"},
-		{"LISTEN here", "pinned"}, {"SELECT 1", "pinned"}, {"UNLISTEN here", "idle"},
+		{"SELECT 1", "idle"},
+		{"BEGIN", "idle in transaction"},
+		{"SELECT 1", "idle in transaction"},
+		{"SELECT 2", "idle in transaction"},
+		{"COMMIT", "idle"},
+		{"LISTEN here", "pinned"},
+		{"SELECT 1", "pinned"},
+		{"UNLISTEN here", "idle"},
 	} {
 		began := time.Now()
 		c.Query(step.sql)

@@ -31,7 +31,7 @@ func (s *session) introduce(id limiter.Identity, st *startup) (ignored []error) 
 	}
 	s.caller = s.resource.gate.Callers().Find(id)
 	ignored = st.ignored
-	if err := s.overclaims(st.terms); err != nil {
+	if err := overclaims(s.caller, st.terms); err != nil {
 		ignored = append(ignored, err)
 	}
 	return ignored
@@ -75,15 +75,15 @@ func (s *session) hear() {
 		s.says.identity.Says = said.Caller
 		s.caller = s.resource.gate.Callers().Find(s.says.identity)
 	}
-	if err := s.overclaims(said); err != nil {
+	if err := overclaims(s.caller, said); err != nil {
 		s.notify(err)
 	}
 }
 
 // overclaims says so where a function claims a priority that its caller may not have.
-func (s *session) overclaims(said limiter.Terms) error {
-	if _, granted := s.caller.Claim(said.Level); said.Claims && !granted {
-		return fmt.Errorf("weir.priority: %s is more than caller %q may claim; it is served as %s", said.Level, s.caller.Name, s.caller.Highest)
+func overclaims(c *limiter.Caller, said limiter.Terms) error {
+	if _, granted := c.Claim(said.Level); said.Claims && !granted {
+		return fmt.Errorf("weir.priority: %s is more than caller %q may claim; it is served as %s", said.Level, c.Name, c.Highest)
 	}
 	return nil
 }
@@ -129,8 +129,8 @@ func (s *session) hearComment(sql []byte, said *limiter.Terms, r *proxy.Request)
 		r.Caller = callers.Find(id)
 		r.Level = r.Caller.Level
 	}
-	if _, granted := r.Caller.Claim(said.Level); said.Claims && !granted && *said != before {
-		s.notify(fmt.Errorf("weir.priority: %s is more than caller %q may claim; it is served as %s", said.Level, r.Caller.Name, r.Caller.Highest))
+	if err := overclaims(r.Caller, *said); err != nil && *said != before {
+		s.notify(err)
 	}
 }
 

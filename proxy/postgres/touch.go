@@ -286,7 +286,7 @@ const tempSchema = "pg_temp_"
 func (c *scanner) endWord() {
 	n := c.n
 	c.n = 0
-	was := kind(otherWord)
+	was := otherWord
 	if n <= maxWord && wordLengths[c.word[0]]&(1<<n) != 0 {
 		was = c.meaning(string(c.word[:n]))
 	} else if n > len(tempSchema) && c.word[0] == tempSchema[0] && string(c.word[:len(tempSchema)]) == tempSchema {

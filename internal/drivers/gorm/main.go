@@ -555,9 +555,15 @@ func types(db *gorm.DB) error {
 		step, where string
 		args        []any
 	}{
-		{"json", "document -> 'b' ->> 'c' = ?", []any{"1.5"}}, {"contains", "document @> ?", []any{`{"a": [1]}`}}, {"array", "? = any(numbers)", []any{3}},
-		{"overlap", "words && ?::text[]", []any{"{b c,x}"}}, {"slice", "id = any(?)", []any{pgArray{1, 3}}}, {"enum", "mood = ?", []any{"happy"}},
-		{"time", "at < ?", []any{time.Date(2024, 2, 29, 7, 0, 0, 0, time.UTC)}}, {"decimal", "price > ?", []any{"12345.6788"}}, {"bytes", "raw = ?", []any{[]byte{0, 255}}},
+		{"json", "document -> 'b' ->> 'c' = ?", []any{"1.5"}},
+		{"contains", "document @> ?", []any{`{"a": [1]}`}},
+		{"array", "? = any(numbers)", []any{3}},
+		{"overlap", "words && ?::text[]", []any{"{b c,x}"}},
+		{"slice", "id = any(?)", []any{pgArray{1, 3}}},
+		{"enum", "mood = ?", []any{"happy"}},
+		{"time", "at < ?", []any{time.Date(2024, 2, 29, 7, 0, 0, 0, time.UTC)}},
+		{"decimal", "price > ?", []any{"12345.6788"}},
+		{"bytes", "raw = ?", []any{[]byte{0, 255}}},
 	} {
 		var ids []uint
 		sayFound(c.step, db.Model(&Thing{}).Where(c.where, c.args...).Order("id").Pluck("id", &ids), &ids)
