@@ -38,7 +38,7 @@ lint: ## look for mistakes; the first run builds golangci-lint, which takes minu
 	$(GOLANGCI) run ./...
 
 docs: ## write the reference pages anew from the code
-	go test -count=1 -run Reference $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n1 dirname | sort -u | grep -v internal) -update
+	go test -count=1 -run Reference $$(grep -rl --include='*_test.go' 'internal/golden"' . | xargs -n1 dirname | sort -u | grep -v internal) -update
 
 clean: ## remove what make built
 	rm -rf weir internal/drivers/node/node_modules

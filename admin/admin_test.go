@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/weirproxy/weir/admin"
+	"github.com/weirproxy/weir/internal/golden"
 	"github.com/weirproxy/weir/proxy"
 )
 
@@ -90,7 +91,7 @@ func TestMetricsAreTheContract(t *testing.T) {
 		}
 	}
 	text := regexp.MustCompile(`goversion="[^"]*"`).ReplaceAllString(own.String(), `goversion="go"`)
-	golden(t, "testdata/metrics.golden", text)
+	golden.Compare(t, "testdata/metrics.golden", text)
 
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil {

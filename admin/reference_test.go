@@ -1,18 +1,15 @@
 package admin_test
 
 import (
-	"flag"
 	"fmt"
-	"os"
 	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/weirproxy/weir/admin"
+	"github.com/weirproxy/weir/internal/golden"
 	"github.com/weirproxy/weir/proxy"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files and the reference page")
 
 const referenceIntro = `<!-- Generated from the table in admin/metrics.go: go test ./admin -update -->
 
@@ -61,7 +58,7 @@ func TestReferencePageIsUpToDate(t *testing.T) {
 		fmt.Fprintf(&page, "| `%s` | %s | %s | %s |\n", row.Name, row.Type, labels, row.Help)
 	}
 	page.WriteString(referenceOutro)
-	golden(t, "../docs/reference/metrics.md", page.String())
+	golden.Compare(t, "../docs/reference/metrics.md", page.String())
 }
 
 const apiIntro = `<!-- Generated from proxy/session.go, proxy/refusals.go and package admin: go test ./admin -update -->
@@ -113,7 +110,7 @@ func TestAPIReferencePageIsUpToDate(t *testing.T) {
 | 401, 403 | the caller may not read; the text says what is missing |
 | 503 | of sessions: the event loops, or those who asked before, have taken longer than %v |
 `, admin.SessionsTime)
-	golden(t, "../docs/reference/api.md", page.String())
+	golden.Compare(t, "../docs/reference/api.md", page.String())
 }
 
 func writeFields(page *strings.Builder, fields reflect.Type) {
@@ -147,21 +144,4 @@ The answer is ` + "`{\"refusals\": [...]}`" + `.
 
 var jsonTypes = map[reflect.Kind]string{
 	reflect.String: "string", reflect.Uint32: "number", reflect.Int64: "number", reflect.Slice: "list of strings", reflect.Struct: "string",
-}
-
-// golden compares got with the file, or rewrites the file with -update.
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s is stale: run go test ./admin -update\ngot:\n%s", path, got)
-	}
 }

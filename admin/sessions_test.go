@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/weirproxy/weir/admin"
+	"github.com/weirproxy/weir/internal/golden"
 	"github.com/weirproxy/weir/proxy"
 )
 
@@ -31,7 +32,7 @@ func TestSessionsAreListed(t *testing.T) {
 	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "application/json" {
 		t.Fatalf("status %d, %s: %s", w.Code, w.Header().Get("Content-Type"), w.Body)
 	}
-	golden(t, "testdata/sessions.golden", w.Body.String())
+	golden.Compare(t, "testdata/sessions.golden", w.Body.String())
 	var empty struct{ Sessions []json.RawMessage }
 	if err := json.Unmarshal(get(admin.New(options()), "/api/v1/sessions?state=active").Body.Bytes(), &empty); err != nil || empty.Sessions == nil || len(empty.Sessions) != 0 {
 		t.Errorf("none are %v, %v", empty, err)

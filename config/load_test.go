@@ -3,16 +3,14 @@ package config_test
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/internal/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files and the reference page")
 
 // TestMain forgets libpq's variables, which pgconn fills gaps of a DSN with.
 func TestMain(m *testing.M) {
@@ -56,7 +54,7 @@ func TestLoadSaysWhatIsWrong(t *testing.T) {
 			if strings.Contains(got, secret) {
 				t.Errorf("a secret is shown:\n%s", got)
 			}
-			golden(t, strings.TrimSuffix(file, ".yaml")+".golden", got)
+			golden.Compare(t, strings.TrimSuffix(file, ".yaml")+".golden", got)
 		})
 	}
 }
@@ -82,21 +80,4 @@ func describe(t *testing.T, cfg *config.Config, warnings config.Problems, err er
 		b.WriteString("configuration:\n" + string(dump) + "\n")
 	}
 	return b.String()
-}
-
-// golden compares got with the file, or rewrites the file with -update.
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs; if that is right, run go test ./config -update\ngot:\n%s", path, got)
-	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fleet"
 	"github.com/weirproxy/weir/internal/certs"
+	"github.com/weirproxy/weir/internal/golden"
 	"github.com/weirproxy/weir/limiter"
 )
 
@@ -110,7 +111,7 @@ func TestReferencePageIsUpToDate(t *testing.T) {
 	cfg.Users = map[string]config.User{"<name>": {}}
 	page.section("", reflect.ValueOf(*cfg))
 	page.WriteString(referenceOutro)
-	golden(t, "../docs/reference/configuration.md", page.String())
+	golden.Compare(t, "../docs/reference/configuration.md", page.String())
 }
 
 func TestReferenceExampleIsAccepted(t *testing.T) {

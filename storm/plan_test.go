@@ -1,7 +1,6 @@
 package storm_test
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,10 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirproxy/weir/internal/golden"
 	"github.com/weirproxy/weir/storm"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 const someDSN = "postgres://app:secret@localhost/app?sslmode=disable"
 
@@ -174,7 +172,7 @@ func TestMistakesInPlanFilesSayWhereAndWhat(t *testing.T) {
 			if strings.Contains(got, "hunter2") {
 				t.Errorf("a password is told: %s", got)
 			}
-			golden(t, strings.TrimSuffix(path, ".yaml")+".txt", got)
+			golden.Compare(t, strings.TrimSuffix(path, ".yaml")+".txt", got)
 		})
 	}
 }
@@ -190,22 +188,6 @@ func TestPlanFilesThatWouldCostTooMuch(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "too long") && !strings.Contains(err.Error(), "larger than 1 MiB") {
 			t.Errorf("%s: got %v", name, err)
 		}
-	}
-}
-
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs: run go test ./storm -update\ngot:\n%s\nwant:\n%s", path, got, want)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/weirproxy/weir/internal/golden"
 	"github.com/weirproxy/weir/storm"
 )
 
@@ -62,7 +63,7 @@ func TestReportsAreGolden(t *testing.T) {
 			if err := write(someReport(), &b); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, filepath.Join("testdata", name), b.String())
+			golden.Compare(t, filepath.Join("testdata", name), b.String())
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirproxy/weir/internal/golden"
 	"github.com/weirproxy/weir/internal/pgserver"
 	"github.com/weirproxy/weir/internal/pgtest"
 )
@@ -31,7 +32,7 @@ func TestCheck(t *testing.T) {
 			if strings.Contains(got.stdout, "hush-hush") || strings.Contains(got.stdout, "in-plain-sight") {
 				t.Errorf("a secret is shown:\n%s", got.stdout)
 			}
-			golden(t, name+".golden", got.stdout)
+			golden.Compare(t, name+".golden", got.stdout)
 		})
 	}
 }

@@ -1,16 +1,14 @@
 package main
 
 import (
-	"flag"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/alecthomas/kong"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files and the reference page")
+	"github.com/weirproxy/weir/internal/golden"
+)
 
 func TestReferencePageIsUpToDate(t *testing.T) {
 	parser, err := newParser(new(cli))
@@ -36,7 +34,7 @@ func TestReferencePageIsUpToDate(t *testing.T) {
 	for _, command := range parser.Model.Children {
 		writeCommand(&page, command)
 	}
-	golden(t, "../../docs/reference/command-line.md", page.String())
+	golden.Compare(t, "../../docs/reference/command-line.md", page.String())
 }
 
 func writeCommand(page *strings.Builder, command *kong.Node) {
@@ -58,22 +56,5 @@ func writeCommand(page *strings.Builder, command *kong.Node) {
 			help += " Environment: `" + strings.Join(flag.Envs, "`, `") + "`."
 		}
 		fmt.Fprintf(page, "| `%s` | %s |\n", name, help)
-	}
-}
-
-// golden compares got with the file, or rewrites the file with -update.
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s is stale: run go test ./cmd/weir -update\ngot:\n%s", path, got)
 	}
 }

@@ -2,17 +2,15 @@ package main
 
 import (
 	"bytes"
-	"flag"
 	"math"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/weirproxy/weir/internal/golden"
 	"github.com/weirproxy/weir/storm"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // blocks is a series of steps of 100 ms from pairs of a length and the count in each of its steps.
 func blocks(pairs ...int) counts {
@@ -218,8 +216,8 @@ func TestOverloadReport(t *testing.T) {
 	var text, markdown bytes.Buffer
 	r.text(&text)
 	r.markdown(&markdown)
-	golden(t, "overload.txt", text.Bytes())
-	golden(t, "overload.md", markdown.Bytes())
+	golden.Compare(t, "testdata/overload.txt", text.String())
+	golden.Compare(t, "testdata/overload.md", markdown.String())
 
 	folder := t.TempDir()
 	document := filepath.Join(folder, "benchmarks.md")
@@ -252,23 +250,6 @@ func TestScenariosByName(t *testing.T) {
 	}
 	if _, err := wantedScenarios("step,storms"); err == nil {
 		t.Error("a scenario that there is not is no error")
-	}
-}
-
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s is not what was written (-update writes it anew):\n%s", path, got)
 	}
 }
 

@@ -43,6 +43,7 @@ var allowed = map[string][]string{
 	"internal/certs":        {},
 	"internal/drivers":      {},
 	"internal/drivers/gorm": {}, // a module of its own
+	"internal/golden":       {},
 	"internal/house":        {},
 	"internal/pgserver":     {"internal/certs"},
 	"internal/pgtest":       {"internal/pgserver"},
