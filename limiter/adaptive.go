@@ -34,7 +34,7 @@ type adaptive struct {
 	trial      trial
 	up         bool    // the direction of the next trial
 	failed     bool    // the last trial, in the other direction
-	lost       int64   // time that the longest trial took which failed since
+	lost       int64   // work not done, as time, in the dearest trial that failed since
 	slowBefore float64 // how slow statements were when trials failed in both directions
 	pause      int64   // before the next trial, after such a failure
 	pauseUntil int64
@@ -46,24 +46,80 @@ type seen struct {
 	samples int
 	work    float64 // sum of bases as they were when the era began, nanoseconds
 	time    int64
+	ratios  float64 // sum of how many times as long as their bases they took
+	squares float64 // and of the squares of that
 }
 
 func (s *seen) add(more seen) {
 	s.samples += more.samples
 	s.work += more.work
 	s.time += more.time
+	s.ratios += more.ratios
+	s.squares += more.squares
+}
+
+// fade lets what was seen count half.
+func (s *seen) fade() {
+	*s = seen{s.samples / 2, s.work / 2, s.time / 2, s.ratios / 2, s.squares / 2}
 }
 
 // rate is the work done per nanosecond.
 func (s *seen) rate() float64 { return s.work / float64(max(s.time, 1)) }
 
+// noise is the variance of the rate, in squares of the rate: statements of one class do not all need the same, so that some
+// more or fewer of them end in a while by chance; and of the many that run when it begins, and when it ends, nobody knows how
+// far they are.
+func (s *seen) noise(running float64) float64 {
+	n := float64(max(s.samples, 1))
+	spread := max(0, s.squares*n/(s.ratios*s.ratios)-1)
+	return spread/n + (1+spread)*running/6/(n*n) // 1/12 is the variance of what is evenly distributed
+}
+
+// differs reports whether more than chance must have happened between the two.
+func (s *seen) differs(other *seen, running float64) bool {
+	return math.Abs(math.Log(other.rate()/s.rate())) > certainty*math.Sqrt(s.noise(running)+other.noise(running))
+}
+
 // trial is another limit under test.
 type trial struct {
 	from    float64 // the limit before; 0: there is no trial
-	before  float64 // work done with that
+	before  seen    // with that
 	began   int64
 	settled bool // what ends from now on has begun in the trial
 	seen    seen
+}
+
+// verdict is what a trial has shown.
+type verdict uint8
+
+const (
+	undecided verdict = iota
+	won
+	lost
+)
+
+// verdict compares the work done with another limit with that before.
+func (t *trial) verdict(to float64) verdict {
+	ratio := t.seen.rate() / t.before.rate()
+	deviation := math.Sqrt(t.seen.noise(to) + t.before.noise(t.from))
+	doubt := confidence * deviation
+	needs, least := sameWork, (1+to/t.from)/2 // that half of what the limit has lost is lost as well can be ruled out
+	if to > t.from {
+		needs, least = moreWork, 1
+	}
+	switch n := t.seen.samples; {
+	case n < trialSamples/4:
+		return undecided
+	case n < trialSamples && (to > t.from || ratio > least):
+		return undecided
+	case ratio*(1+doubt) < needs:
+		return lost
+	case n < trialSamples, n < trialSamplesMost && (ratio < needs || ratio*(1-doubt) < least):
+		return undecided
+	case ratio < needs && (to > t.from || ratio < least || ratio*(1+deviation) < needs):
+		return lost
+	}
+	return won
 }
 
 const (
@@ -72,24 +128,27 @@ const (
 	windowSamples = 40
 	stands        = 4 // the queue stands when it is empty at one look in so many at most: a higher limit empties it for a moment
 
-	slowest      = 2.0  // times the base; beyond that the limit is probably too high
-	fast         = 1.3  // times the base; below that the database is not the bottleneck
-	aimed        = 1.5  // times the base
-	steepest     = 0.5  // of the limit, in one step down
-	stepDown     = 0.75 // of the limit, when statements are not slow
-	stepUp       = 1.25
-	sameWork     = 0.93 // of the work before
-	moreWork     = 1.06 // of the work before
-	mostlyLost   = 0.8  // of the work that is lost when it falls as much as the limit
-	trialSamples = 80
-	otherwise    = 1.4 // times as slow, or as fast, as when trials failed: they may succeed now
+	slowest          = 2.0  // times the base; beyond that the limit is probably too high
+	fast             = 1.3  // times the base; below that the database is not the bottleneck
+	aimed            = 1.5  // times the base
+	steepest         = 0.5  // of the limit, in one step down
+	stepDown         = 0.75 // of the limit, when statements are not slow
+	stepUp           = 1.25
+	sameWork         = 0.93 // of the work before
+	moreWork         = 1.06 // of the work before
+	mostlyLost       = 0.8  // of the work that is lost when it falls as much as the limit
+	trialSamples     = 80
+	trialSamplesMost = 240  // then the more likely is taken
+	certainty        = 3.0  // standard deviations: one in a thousand is further off
+	confidence       = 1.65 // standard deviations: one in twenty is further off to one side
+	otherwise        = 1.4  // times as slow, or as fast, as when trials failed: they may succeed now
 
 	firstPause   = int64(5 * time.Second)
 	lastPause    = int64(time.Minute)
-	pauseToTrial = 20 // the pause is as many times as long as what has failed
+	pauseToLoss  = 20 // the pause is as many times as long as what was lost: trials cost 5 % at most
 	provenFor    = int64(30 * time.Second)
 	calmWindows  = 8 // before the limit drifts up
-	slownessMost = 3 // logarithm; one statement that waits for a lock for a minute says no more than one that waits for a second
+	slownessMost = 5 // logarithm; one statement that waits for a lock for a minute says no more than one that waits for a second
 )
 
 func newAdaptive(cfg Adaptive, budget int) adaptive {
@@ -120,9 +179,9 @@ func (a *adaptive) note(c *class, took float64, calm bool, now int64) {
 		return
 	}
 	if c.base.known() {
-		a.seen.samples++
-		a.seen.work += c.base.unit(a.era)
-		a.slowness += min(max(0, math.Log(took/c.base.nanoseconds)), slownessMost)
+		ratio := took / c.base.nanoseconds
+		a.seen.add(seen{samples: 1, work: c.base.unit(a.era), ratios: ratio, squares: ratio * ratio})
+		a.slowness += min(max(0, math.Log(ratio)), slownessMost)
 	}
 	c.base.note(took, calm, now)
 }
@@ -165,6 +224,9 @@ func (a *adaptive) decide(now int64, budget int) int {
 
 func (a *adaptive) move(now int64, w seen, slow float64, standing, used bool) {
 	if !standing {
+		if a.calmFor == 1 { // it may have been chance
+			return
+		}
 		a.abandon()
 	} else if !a.learns(now, w, slow) {
 		return
@@ -207,8 +269,11 @@ func (a *adaptive) abandon() {
 func (a *adaptive) learns(now int64, w seen, slow float64) bool {
 	t := &a.trial
 	if t.from == 0 {
+		if a.usual.samples > 0 && a.usual.differs(&w, a.limit) {
+			a.usual = seen{}
+		}
 		if a.usual.samples > 4*trialSamples { // older ones count for less and less
-			a.usual = seen{a.usual.samples / 2, a.usual.work / 2, a.usual.time / 2}
+			a.usual.fade()
 		}
 		a.usual.add(w)
 		return a.usual.samples >= trialSamples
@@ -218,22 +283,18 @@ func (a *adaptive) learns(now int64, w seen, slow float64) bool {
 		return false
 	}
 	t.seen.add(w)
-	if t.seen.samples < trialSamples && !(t.seen.samples >= trialSamples/4 && t.seen.rate() < (1+a.limit/t.from)/2*t.before) { // or clearly lost
-		return false
+	v := t.verdict(a.limit)
+	if v != undecided {
+		a.judge(v, now, slow)
 	}
-	a.judge(now, slow)
-	return a.usual.samples >= trialSamples
+	return v != undecided && a.usual.samples >= trialSamples
 }
 
 // judge ends a trial.
-func (a *adaptive) judge(now int64, slow float64) {
+func (a *adaptive) judge(v verdict, now int64, slow float64) {
 	t, tried := a.trial, a.limit
 	a.trial = trial{}
-	needs := sameWork
-	if a.up {
-		needs = moreWork
-	}
-	if t.seen.rate() >= needs*t.before {
+	if v == won {
 		a.usual, a.failed, a.pause, a.pauseUntil = t.seen, false, firstPause, 0
 		if !a.up {
 			a.provenTill = now + provenFor
@@ -241,11 +302,11 @@ func (a *adaptive) judge(now int64, slow float64) {
 		return
 	}
 	a.limit = t.from
-	a.usual = seen{samples: trialSamples, work: t.before * float64(now-t.began), time: now - t.began}
-	if !a.up && t.before-t.seen.rate() > mostlyLost*t.before*(1-tried/t.from) { // nothing but the limit holds it back
+	a.usual = t.before
+	if !a.up && 1-t.seen.rate()/t.before.rate() > mostlyLost*(1-tried/t.from) { // nothing but the limit holds it back
 		a.set(t.from * stepUp)
 	}
-	a.lost = max(a.lost, now-t.began)
+	a.lost = max(a.lost, int64((1-t.seen.rate()/t.before.rate())*float64(now-t.began)))
 	a.turn(now, slow)
 }
 
@@ -256,7 +317,7 @@ func (a *adaptive) turn(now int64, slow float64) {
 		return
 	}
 	a.slowBefore = slow
-	a.pauseUntil = now + max(a.pause, pauseToTrial*a.lost)
+	a.pauseUntil = now + max(a.pause, pauseToLoss*a.lost)
 	a.lost = 0
 	a.pause = min(2*a.pause, lastPause)
 }
@@ -283,7 +344,7 @@ func (a *adaptive) try(now int64, slow float64) {
 			to = a.limit * max(steepest, aimed/slow)
 		}
 		if to = min(max(to, a.least), a.most); to != a.limit {
-			a.trial = trial{from: a.limit, before: a.usual.rate(), began: now}
+			a.trial = trial{from: a.limit, before: a.usual, began: now}
 			a.limit = to
 			return
 		}

@@ -50,7 +50,8 @@ const (
 
 // line are the requests of one flow, priority and lane that wait. It stands when it was never empty, and more arrived than
 // were served, for standingWindows in a row: a burst that is being worked off does not make it stand, because hardly anyone
-// arrives behind it.
+// arrives behind it. It stands until it has been empty, and no more arrived than were served: one that is kept short is empty
+// for a moment by chance.
 type line struct {
 	fifo
 	since     int64 // the window began
@@ -69,8 +70,10 @@ func (q *line) roll(now int64) (stands bool) {
 		return false
 	}
 	before := q.standing
-	switch {
-	case q.wasEmpty || q.arrivals <= q.grants || passed > 1+standingWindows:
+	switch quiet := passed > 1+standingWindows; {
+	case quiet, q.wasEmpty && q.arrivals <= q.grants:
+		q.standing, q.bad = false, 0
+	case q.wasEmpty, q.arrivals <= q.grants:
 		q.bad = 0
 	default:
 		q.bad++
@@ -86,4 +89,4 @@ func (q *line) roll(now int64) (stands bool) {
 }
 
 // empty notes that nobody waits any more.
-func (q *line) empty() { q.wasEmpty, q.standing, q.bad = true, false, 0 }
+func (q *line) empty() { q.wasEmpty, q.bad = true, 0 }
