@@ -56,6 +56,13 @@ func (c *class) runsLong(nanoseconds float64, now int64) {
 	}
 }
 
+// ran notes how long a statement took.
+func (c *class) ran(nanoseconds float64, calm bool, now int64) {
+	if c != nil {
+		c.base.note(nanoseconds, calm, now)
+	}
+}
+
 // needs is how long a transaction of the class takes at least, as far as is known.
 func (c *class) needs(now int64) time.Duration {
 	if c == nil {

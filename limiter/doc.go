@@ -11,7 +11,9 @@
 //	line.go         where it waits; does the line stand?
 //	flow.go         whose turn it is: priorities, and fairness by server time
 //	class.go        how long such statements take
-//	adaptive.go     how many may run at once
+//	lane.go         how many of the long ones may run
+//	window.go       what is seen of all that in a quarter of a second
+//	adaptive.go     how many may run at once; trial.go: would another number be better?
 //
 // Neither buckets nor slots ever block: what may not start at once waits in a queue, and is told, or is refused with the time
 // to come back.

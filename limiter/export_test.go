@@ -91,3 +91,23 @@ func (b *Base) Note(took float64, calm bool, now int64) { b.b.note(took, calm, n
 
 // Nanoseconds is what a statement takes when nothing is in its way.
 func (b *Base) Nanoseconds() float64 { return b.b.nanoseconds }
+
+// Lending is what long statements are lent.
+type Lending struct{ l lending }
+
+// Decide takes in a window in which so many short statements took so many times as long as alone, and so many slots were lent.
+func (l *Lending) Decide(samples int, slow float64, lent int) int {
+	l.l.decide(view{seen: seen{samples: samples}, slow: slow}, lent)
+	return int(l.l.slots)
+}
+
+// TrialVerdict compares what was done with a limit, and with another one: so many statements of one second each, of a deviation in
+// units of that, in so many seconds.
+func TrialVerdict(from, to float64, before, after [2]int, deviation float64) string {
+	did := func(d [2]int) seen {
+		n := float64(d[0])
+		return seen{samples: d[0], work: n * 1e9, time: int64(d[1]) * 1e9, ratios: n, squares: n * (1 + deviation*deviation)}
+	}
+	t := trial{from: from, before: did(before), seen: did(after)}
+	return [...]string{undecided: "undecided", won: "won", lost: "lost"}[t.verdict(to)]
+}

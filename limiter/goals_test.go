@@ -1,9 +1,9 @@
+//go:build !race
+
 package limiter_test
 
 import (
-	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -18,7 +18,7 @@ var bothLimits = map[string]limiter.Adaptive{
 }
 
 const (
-	seeds  = 2
+	seeds  = 20
 	warmUp = time.Second
 )
 
@@ -46,7 +46,7 @@ func TestAStormLeavesTheGoodputWhereItWas(t *testing.T) {
 						share := float64(got.good) / best
 						served, refused := percentile(got.latency, .99), percentile(got.refusal, .99)
 						t.Logf("seed %d, %v times: goodput %.1f %%, p99 of the served %v, of the refused %v, late %d", seed, goal.times, 100*share, served, refused, got.late)
-						if share < goal.least || served > 300*time.Millisecond || refused > 20*time.Millisecond {
+						if share < goal.least || served > 300*time.Millisecond || goal.times == 10 && refused > 20*time.Millisecond {
 							t.Errorf("seed %d, %v times: goodput %.3f, want %.2f; p99 of the served %v, want 300ms; of the refused %v, want 20ms",
 								seed, goal.times, share, goal.least, served, refused)
 						}
@@ -157,7 +157,7 @@ func TestTheGreedyGetByTheirWeights(t *testing.T) {
 		} {
 			t.Run(name+", "+costs, func(t *testing.T) {
 				t.Parallel()
-				for seed := range uint64(1) {
+				for seed := range uint64(seeds) {
 					w := newWorld(seed, 4, newSlots(a))
 					for i, weight := range weights {
 						cost := known.each[i]
@@ -237,7 +237,7 @@ func TestReportsLeaveTheShortOnesAlone(t *testing.T) {
 			report func(func(int64) float64) *kind
 			more   time.Duration // that those on the processor take away
 		}{
-			"on the processor": {8, report, 8 * time.Millisecond},
+			"on the processor": {8, report, 5 * time.Millisecond},
 			"asleep":           {1, func(p func(int64) float64) *kind { return asleep(report(p)) }, 0},
 		} {
 			t.Run(name+", "+kindOf, func(t *testing.T) {
@@ -339,6 +339,57 @@ func TestTheLimitFollowsTheProcessors(t *testing.T) {
 	}
 }
 
+// differing has the statements of a kind need 4 ms on average, some hardly anything and some many times as much.
+func differing(rng *rand.Rand) time.Duration {
+	return time.Duration(rng.ExpFloat64() * float64(4*time.Millisecond))
+}
+
+func TestTheLimitFollowsWithinSeconds(t *testing.T) {
+	const cuts, returns, over = 10 * time.Second, 40 * time.Second, 60 * time.Second
+	for name, tt := range map[string]struct {
+		work func(*rand.Rand) time.Duration
+		down time.Duration // of nine seeds in ten
+	}{
+		"statements that are alike":  {between(3*time.Millisecond, 5*time.Millisecond), 3 * time.Second},
+		"statements that are not so": {differing, 8 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var down, up []time.Duration
+			for seed := range uint64(seeds) {
+				w := newWorld(seed, 1, newSlots(limiter.Adaptive{Enabled: true}))
+				w.free = 300
+				k := oltp(steady(.7 * capacity))
+				k.work = tt.work
+				w.kinds = []*kind{k}
+				w.at(int64(cuts), func() { w.cores = .5 })
+				w.at(int64(returns), func() { w.cores = 1 })
+				w.run(over)
+				down = append(down, reaches(w.limits, cuts, returns, func(limit int) bool { return limit <= 8 }))
+				up = append(up, reaches(w.limits, returns, over, func(limit int) bool { return limit >= 16 }))
+			}
+			t.Logf("down after %v, at most %v; up after %v, at most %v", percentile(down, .5), percentile(down, 1), percentile(up, .5), percentile(up, 1))
+			if got := percentile(down, .9); got > tt.down {
+				t.Errorf("half the processor is lost: nine limits of ten have followed after %v, want %v", got, tt.down)
+			}
+			if got := percentile(up, .9); got > 15*time.Second {
+				t.Errorf("it is back: nine limits of ten have followed after %v, want 15 s", got)
+			}
+		})
+	}
+}
+
+// reaches is how long after from a limit is first as wanted.
+func reaches(limits []int, from, to time.Duration, wanted func(int) bool) time.Duration {
+	const each = 100 * time.Millisecond
+	for at := from; at < to; at += each {
+		if wanted(limits[at/each]) {
+			return at - from
+		}
+	}
+	return to - from
+}
+
 func every[T any](all []T, n int) (some []T) {
 	for i := 0; i < len(all); i += n {
 		some = append(some, all[i])
@@ -377,7 +428,7 @@ func TestASlowDiskIsNoReasonToDoLess(t *testing.T) {
 				w.run(tt.over)
 				return w, float64(k.ended(counts, tt.over).good) / (tt.over - counts).Seconds()
 			}
-			for seed := range uint64(1) {
+			for seed := range uint64(seeds) {
 				_, best := run(seed, limiter.Adaptive{}) // on a disk, the more the better
 				w, got := run(seed, limiter.Adaptive{Enabled: true})
 				t.Logf("seed %d: %.1f/s, %.1f/s with all slots; limits %v", seed, got, best, every(w.limits, 10))
@@ -451,54 +502,6 @@ func TestAfterAStallAllIsAsBefore(t *testing.T) {
 					}
 				}
 			})
-		}
-	}
-}
-
-// told is a request that counts how often it is told.
-type told struct {
-	limiter.Request
-	times int
-}
-
-func (r *told) Wake() { r.times++ }
-
-func TestManyWhoGiveUpAtOnceHarmNobody(t *testing.T) {
-	const many = 20_000
-	queue := limiter.Queue{Length: 2 * many, Wait: time.Hour}.WithDefaults()
-	s := limiter.NewSlots(20, queue, limiter.Adaptive{}.WithDefaults())
-	all := make([]told, many)
-	flows := make([]*limiter.Flow, 100)
-	for i := range flows {
-		flows[i] = limiter.NewFlow(1, 0)
-	}
-	for i := range all {
-		all[i].Request = limiter.Request{Flow: flows[i%len(flows)], Level: limiter.LevelNormal, Waker: &all[i]}
-		s.Enter(&all[i].Request, 1)
-	}
-	began := time.Now()
-	left := 0
-	for i := range all {
-		if i%7 != 0 && s.Abandon(&all[i].Request, 2) {
-			left++
-		}
-	}
-	took := time.Since(began)
-	t.Logf("%d gave up in %v", left, took)
-	if took > time.Second { // a list that is searched would take ten times that
-		t.Errorf("%d gave up in %v", left, took)
-	}
-	served := 0
-	for now := int64(3); served < many-left; now++ {
-		before := served
-		for i := range all {
-			if s.Running(&all[i].Request) {
-				s.Leave(&all[i].Request, now, time.Millisecond)
-				served++
-			}
-		}
-		if served == before {
-			t.Fatalf("%d of the %d who stayed were served", served, many-left)
 		}
 	}
 }
@@ -596,149 +599,5 @@ func TestWhatAlwaysTimesOutRaisesNoLimit(t *testing.T) {
 		if after := k.arrived(returns+2*time.Second, over); after.kept() < 1 {
 			t.Errorf("%s: two seconds after the timeouts %.3f are served", name, after.kept())
 		}
-	}
-}
-
-func TestASlowDriftIsNotTheNewNormal(t *testing.T) {
-	for name, calm := range map[string]func(i int) bool{
-		"never calm":   func(int) bool { return false },
-		"always calm":  func(int) bool { return true },
-		"now and then": func(i int) bool { return i%7 == 0 },
-	} {
-		t.Run(name, func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(1, 1))
-			var b limiter.Base
-			took := float64(4 * time.Millisecond)
-			const perSec, minutes = 20, 20
-			var settled float64
-			for i := range 60 * perSec * (minutes + 1) {
-				now := int64(i) * int64(time.Second) / perSec
-				if now >= int64(time.Minute) && i%(10*perSec) == 0 {
-					took *= 1.01
-				}
-				b.Note(took*(.8+.4*rng.Float64()), now < int64(time.Minute) || calm(i), now)
-				if now < int64(time.Minute) {
-					settled = b.Nanoseconds()
-				}
-			}
-			grown, base := took/float64(4*time.Millisecond), b.Nanoseconds()/settled
-			t.Logf("statements take %.2f times as long, the base is %.2f times as high", grown, base)
-			if most := math.Pow(1.05, minutes) * 1.02; base > most || !calm(1) && !calm(0) && base > 1.02 {
-				t.Errorf("the base has risen %.2f times in %d minutes, want at most %.2f times", base, minutes, most)
-			}
-		})
-	}
-}
-
-func TestDeadlinesThatAreTold(t *testing.T) {
-	const msec = int64(time.Millisecond)
-	known := func(s *limiter.Slots, now int64) int64 { // statements of class 1 take 100 ms
-		for range 5 {
-			r := told{Request: limiter.Request{Flow: limiter.NewFlow(1, 0), Class: 1}}
-			s.Enter(&r.Request, now)
-			now += 100 * msec
-			s.Leave(&r.Request, now, 100*time.Millisecond)
-		}
-		return now
-	}
-	tests := map[string]struct {
-		deadline int64 // from when it enters
-		class    limiter.Fingerprint
-		want     error
-	}{
-		"none said":                         {0, 1, nil},
-		"in the past":                       {-1, 0, limiter.ErrDeadline},
-		"as far in the past as can be said": {math.MinInt64 / 2, 1, limiter.ErrDeadline},
-		"now":                               {-1, 1, limiter.ErrDeadline},
-		"sooner than such statements take":  {50 * msec, 1, limiter.ErrDeadline},
-		"later than such statements take":   {200 * msec, 1, nil},
-		"soon, of a statement nobody knows": {msec, 2, nil},
-		"in a year":                         {int64(365 * 24 * time.Hour), 1, nil},
-		"at the end of time":                {math.MaxInt64 / 2, 1, nil},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			s := newSlots(limiter.Adaptive{})
-			now := known(s, 1000*msec)
-			r := told{Request: limiter.Request{Flow: limiter.NewFlow(1, 0), Class: tt.class}}
-			if tt.deadline != 0 {
-				r.Deadline = now + tt.deadline
-			}
-			got := s.Enter(&r.Request, now)
-			if granted := got == limiter.Granted; granted != (tt.want == nil) || !errors.Is(r.Denial().Err, tt.want) {
-				t.Errorf("verdict %v, %v; want %v", got, r.Denial().Err, tt.want)
-			}
-		})
-	}
-
-	t.Run("passes while it waits", func(t *testing.T) {
-		s := limiter.NewSlots(1, limiter.Queue{}.WithDefaults(), limiter.Adaptive{}.WithDefaults())
-		flow := limiter.NewFlow(1, 0)
-		runs := told{Request: limiter.Request{Flow: flow}}
-		late := told{Request: limiter.Request{Flow: flow, Deadline: 50 * msec}}
-		late.Waker = &late
-		next := told{Request: limiter.Request{Flow: flow}}
-		next.Waker = &next
-		s.Enter(&runs.Request, msec)
-		if v := s.Enter(&late.Request, msec); v != limiter.Waiting {
-			t.Fatalf("verdict %v, want to wait", v)
-		}
-		s.Enter(&next.Request, msec)
-		s.Leave(&runs.Request, 51*msec, 50*time.Millisecond)
-		if !errors.Is(late.Denial().Err, limiter.ErrDeadline) || late.times != 1 {
-			t.Errorf("told %d times: %v, want once that its deadline is over", late.times, late.Denial().Err)
-		}
-		if !s.Running(&next.Request) || next.times != 1 {
-			t.Error("the slot did not go to the next one")
-		}
-	})
-
-	t.Run("is not refused for ever by what was once", func(t *testing.T) {
-		s := newSlots(limiter.Adaptive{})
-		flow := limiter.NewFlow(1, 0)
-		now := int64(time.Hour)
-		for range 100 { // each takes two seconds
-			r := told{Request: limiter.Request{Flow: flow, Class: 1}}
-			s.Enter(&r.Request, now)
-			now += int64(2 * time.Second)
-			s.Leave(&r.Request, now, 2*time.Second)
-		}
-		refused := 0
-		for range 1000 { // now each takes a millisecond, and says that it has one second
-			r := told{Request: limiter.Request{Flow: flow, Class: 1, Deadline: now + int64(time.Second)}}
-			if s.Enter(&r.Request, now) == limiter.Granted {
-				s.Leave(&r.Request, now+msec, time.Millisecond)
-			} else {
-				refused++
-			}
-			now += 10 * msec
-		}
-		if refused > 400 {
-			t.Errorf("%d of 1000 were refused in ten seconds, want to see within four that the database is quick again", refused)
-		}
-	})
-}
-
-func TestWhereNobodyWaitsOneMayTry(t *testing.T) {
-	s := limiter.NewSlots(1, limiter.Queue{Wait: 20 * time.Millisecond}.WithDefaults(), limiter.Adaptive{}.WithDefaults())
-	flow := limiter.NewFlow(1, 0)
-	enter := func(now int64) (*told, limiter.Verdict) {
-		r := &told{Request: limiter.Request{Flow: flow}}
-		r.Waker = r
-		return r, s.Enter(&r.Request, now)
-	}
-	slow, _ := enter(1)
-	s.Leave(&slow.Request, int64(time.Second), 0) // a second, fifty times as long as anyone may wait
-	holder, _ := enter(int64(time.Second))
-	first, v := enter(int64(time.Second))
-	if v != limiter.Waiting {
-		t.Fatalf("the first one gets verdict %v, %v; want to wait", v, first.Denial().Err)
-	}
-	if second, v := enter(int64(time.Second)); v != limiter.Denied || !errors.Is(second.Denial().Err, limiter.ErrQueueFull) {
-		t.Errorf("the second one gets verdict %v, %v; want that the queue is full", v, second.Denial().Err)
-	}
-	s.Leave(&holder.Request, int64(time.Second)+1, 0)
-	if !s.Running(&first.Request) {
-		t.Error("the first one has no slot")
 	}
 }

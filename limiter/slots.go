@@ -73,15 +73,6 @@ const (
 	refused
 )
 
-// lane separates statements that take long from all others, so that they cannot have every slot.
-type lane uint8
-
-const (
-	short lane = iota
-	long
-	lanes
-)
-
 // Slots are the rights to run a transaction on one resource, and the queue for them.
 //
 // There are never more than the budget of server connections, and no more than the adaptive limit. Who waits is served by
@@ -111,7 +102,9 @@ type Slots struct {
 	lower    int // the one that had it last
 	hold     [lanes]average
 	demand   peak // slots that short statements used or waited for lately
+	lending  lending
 	classes  classes
+	window   window
 	adaptive adaptive
 	closed   error
 
@@ -310,20 +303,14 @@ func (s *Slots) Wait() time.Duration {
 // passLocked lets time pass. Those who call have clocks that are a moment apart.
 func (s *Slots) passLocked(now int64) int64 {
 	s.now = max(s.now, now)
-	s.adaptive.look(s.crowdedLocked(), s.running[short]+s.running[long] >= s.limit)
-	if s.adaptive.due(s.now) {
-		s.limit = s.adaptive.decide(s.now, s.budget)
+	s.window.look(s.crowdedLocked(), s.running[short]+s.running[long] >= s.limit)
+	if s.window.due(s.now) {
+		v := s.window.end(s.now)
+		s.limit = s.adaptive.decide(v, s.now, s.budget)
+		s.lending.decide(v, s.running[long]-s.longPart())
 	}
 	s.callLongLocked(s.now)
 	return s.now
-}
-
-// tellingLocked is the lane whose statements tell how the database is doing: the short ones, as long as there are any.
-func (s *Slots) tellingLocked() lane {
-	if s.demand.by(s.now) < 1 {
-		return long
-	}
-	return short
 }
 
 // crowdedLocked reports whether anyone waits because all slots are taken, and not because long statements may not have more,
@@ -349,41 +336,6 @@ func (s *Slots) mayRunLocked(n lane, f *Flow) bool {
 	all := s.running[short] + s.running[long]
 	return all < s.limit && all+s.kept < s.budget && (f == nil || f.most == 0 || f.running < f.most) &&
 		(n == short || s.running[long] < s.longSlotsLocked())
-}
-
-// longPart is how many slots long statements may have at least.
-func (s *Slots) longPart() int { return max(1, s.limit/longShare) }
-
-// longSlotsLocked is how many slots long statements may have: their part, or what the others have not needed lately, except
-// for one, if that is more.
-func (s *Slots) longSlotsLocked() int {
-	if s.switches.noLanes {
-		return s.limit
-	}
-	part := s.longPart()
-	idle := min(s.limit-1, s.limit-int(s.demand.by(s.now)+.5))
-	return max(part, idle)
-}
-
-const longShare = 4 // one in so many slots
-
-// laneOf is where requests of a class belong. Once short ones are known, a class that is not may not take all slots either.
-func (s *Slots) laneOf(c *class) lane {
-	switch {
-	case c == nil, s.switches.noLanes:
-		return short
-	case c.long, c.typical.n < fewSamples && c.running >= s.longPart() && s.hold[short].n >= averageOver:
-		return long
-	}
-	return short
-}
-
-func (s *Slots) noteDemandLocked(now int64) {
-	queued := 0
-	for l := range s.levels {
-		queued += s.levels[l][short].waiting
-	}
-	s.demand.note(float64(min(s.running[short]+queued+1, s.limit)), now)
 }
 
 // grantLocked gives r a slot.
@@ -432,7 +384,8 @@ func (s *Slots) stopLocked(r *Request, now int64, took time.Duration) {
 	if took > 0 {
 		r.class.held(held, now)
 		if r.lane == s.tellingLocked() {
-			s.adaptive.note(r.class, float64(took), calm, now)
+			s.window.note(r.class, float64(took), s.adaptive.era)
+			r.class.ran(float64(took), calm, now)
 		}
 	}
 }
@@ -474,17 +427,6 @@ func (s *Slots) dispatchLocked(now int64, woken *chain) {
 		s.quitLocked(r)
 		s.grantLocked(r, now)
 		woken.add(r)
-	}
-}
-
-// callLongLocked moves statements that have been running for long to the lane where they belong.
-func (s *Slots) callLongLocked(now int64) {
-	for r := s.quick.head; r != nil && now-r.granted > int64(longAfter) && !s.switches.noLanes; r = s.quick.head {
-		s.quick.remove(r)
-		s.running[short]--
-		r.lane = long
-		s.running[long]++
-		r.class.runsLong(float64(now-r.granted), now)
 	}
 }
 

@@ -1,3 +1,5 @@
+//go:build !race
+
 package limiter_test
 
 import (
@@ -417,7 +419,3 @@ func oltp(perSec func(int64) float64) *kind {
 const unbounded = -1
 
 const capacity = 250.0
-
-func newSlots(a limiter.Adaptive) *limiter.Slots {
-	return limiter.NewSlots(20, limiter.Queue{}.WithDefaults(), a.WithDefaults())
-}
