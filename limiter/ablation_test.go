@@ -77,7 +77,7 @@ func TestEachPartIsWorthItsCode(t *testing.T) {
 				w.kinds = []*kind{k}
 			},
 			measure: func(w *world) float64 { return 100 * float64(after(w.kinds[0]).good) / (capacity * 9) },
-			loses:   10,
+			loses:   8,
 		},
 		"lanes: 30 % of the load becomes reports of 2 s; the short ones that are served": {
 			without: []int{limiter.Lanes}, limit: adaptive,

@@ -143,7 +143,7 @@ func (s *Slots) expectedLocked(r *Request, line *line, now int64) time.Duration 
 	for l := range r.Level {
 		v := &s.levels[l][r.lane]
 		slots -= v.served.by(now) * each / float64(time.Second)
-		higher += float64(v.waiting) * each
+		higher += v.backlog
 	}
 	v := &s.levels[r.Level][r.lane]
 	weight := v.weight
@@ -151,7 +151,7 @@ func (s *Slots) expectedLocked(r *Request, line *line, now int64) time.Duration 
 		weight += r.Flow.weight
 	}
 	ours := float64(line.len) * own
-	ahead := own + min(float64(v.waiting)*each, ours*weight/r.Flow.weight)
+	ahead := own + min(v.backlog, ours*weight/r.Flow.weight)
 	wait := (higher + ahead) / max(slots, all*leastLeft)
 	if higher > 0 { // the trickle does not wait for them
 		wait = min(wait, ahead*trickle*(levelCount-1)/all)

@@ -50,6 +50,7 @@ type level struct {
 	heap    []*Flow
 	arrival bool    // order of arrival instead of fairness
 	waiting int     // requests
+	backlog float64 // nanoseconds for which these are going to hold their slots
 	weight  float64 // of the flows in the heap
 	served  rate    // grants
 	virtual float64 // virtual time of the flow that was served last: where one begins that has rested, and saved nothing up

@@ -168,7 +168,7 @@ func TestTheGreedyGetByTheirWeights(t *testing.T) {
 						}
 						w.kinds = append(w.kinds, k)
 					}
-					const from, to = 1500 * time.Millisecond, 3500 * time.Millisecond
+					const from, to = 1500 * time.Millisecond, 5500 * time.Millisecond
 					w.run(to)
 					total, shares := time.Duration(0), make([]float64, len(weights))
 					for _, k := range w.kinds {

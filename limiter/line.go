@@ -41,11 +41,11 @@ const (
 	// standingWait is how long a request that joins a standing line may expect to wait, or standingPart of the time for which
 	// it is going to hold its slot, if that is longer. Long enough that the line does not run dry between two arrivals, short
 	// enough that whoever is served still wants it.
-	standingWait = 50 * time.Millisecond
+	standingWait = 25 * time.Millisecond
 	standingPart = 0.5
 	// criticalWaits is how many times as long the critical may wait, so that even what arrives unevenly is not refused when it
 	// is less than can be done. The line is short: others are refused first.
-	criticalWaits = 3
+	criticalWaits = 6
 )
 
 // line are the requests of one flow, priority and lane that wait. It stands when it was never empty, and more arrived than

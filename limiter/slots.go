@@ -54,7 +54,7 @@ type Request struct {
 	class      *class
 	entered    int64
 	granted    int64
-	charge     float64  // nanoseconds charged to the flow in advance
+	charge     float64  // nanoseconds for which it is going to hold a slot, as its like does; charged to the flow when it starts
 	next, prev *Request // in its line while it waits, in Slots.running while it runs in the short lane
 	woken      *Request // the next one to be told
 }
@@ -483,6 +483,8 @@ func (s *Slots) joinLocked(r *Request, line *line) {
 	s.waiting++
 	v := &s.levels[r.Level][r.lane]
 	v.waiting++
+	r.charge = s.usualLocked(r.Flow, r.lane)
+	v.backlog += r.charge
 	if line.len == 1 {
 		v.activate(r.Flow)
 		s.reorderLocked(r.Flow)
@@ -496,6 +498,9 @@ func (s *Slots) quitLocked(r *Request) {
 	s.waiting--
 	v := &s.levels[r.Level][r.lane]
 	v.waiting--
+	if v.backlog -= r.charge; v.waiting == 0 {
+		v.backlog = 0 // exactly
+	}
 	if line.len == 0 {
 		line.empty()
 		v.deactivate(r.Flow)
