@@ -1,11 +1,14 @@
 package config
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/weirproxy/weir/internal/yamlfile"
 )
 
 // Source is where a configuration comes from and what its ${…} stand for.
@@ -66,9 +69,6 @@ func FromUpstream(dsn string) (*Config, error) {
 	return cfg, nil
 }
 
-// maxFile is more than any configuration needs, and little enough to be read by mistake.
-const maxFile = 1 << 20
-
 // readConfig also reads pipes, as `weir check --config <(render)` gives them.
 func readConfig(path string) ([]byte, error) {
 	f, err := os.Open(path)
@@ -76,7 +76,7 @@ func readConfig(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxFile+1)) // one more, so that parse sees that it is too large
+	return io.ReadAll(io.LimitReader(f, yamlfile.MaxSize+1)) // one more, so that parse sees that it is too large
 }
 
 // readRegular reads a file that a configuration refers to, and nothing that could block or never end.
@@ -87,7 +87,7 @@ func readRegular(path string) ([]byte, error) {
 		return nil, err
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("is not a regular file")
-	case info.Size() > maxFile:
+	case info.Size() > yamlfile.MaxSize:
 		return nil, fmt.Errorf("is larger than 1 MiB")
 	}
 	data, err := os.ReadFile(path)
@@ -105,6 +105,11 @@ func (s Source) located(path string) string {
 	return filepath.Join(filepath.Dir(s.File), path)
 }
 
-var bom = []byte("\xef\xbb\xbf")
-
-func withoutBOM(data []byte) []byte { return bytes.TrimPrefix(data, bom) }
+// why is an error of the file system without the path, which the problem names already.
+func why(err error) string {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Op + ": " + path.Err.Error()
+	}
+	return err.Error()
+}

@@ -18,23 +18,22 @@ import (
 
 	"github.com/weirproxy/weir/breaker"
 	"github.com/weirproxy/weir/fleet"
+	"github.com/weirproxy/weir/internal/yamlfile"
 	"github.com/weirproxy/weir/limiter"
 )
 
-type position struct{ line, column int }
+type position = yamlfile.Position
 
-func positionOf(n ast.Node) position {
-	if m, ok := n.(*ast.MappingNode); ok && !m.IsFlowStyle && len(m.Values) > 0 { // its token is the first colon
-		return positionOf(m.Values[0].Key)
+// weirYAML is what a configuration file is.
+var weirYAML = yamlfile.Kind{Name: "a weir.yaml", Example: `resources, e.g. resources: { orders: { upstream: "${ORDERS_DSN}" } }`}
+
+// parse turns the file into its top-level section, or reports why it is none.
+func (r *reader) parse(data []byte) ast.Node {
+	root, problems := yamlfile.Parse(data, weirYAML)
+	for _, p := range problems {
+		r.add(p.Position, "", p.Message)
 	}
-	if m, ok := n.(*ast.MappingValueNode); ok {
-		return positionOf(m.Key)
-	}
-	t := n.GetToken()
-	if t == nil || t.Position == nil {
-		return position{}
-	}
-	return position{t.Position.Line, max(t.Position.Column, 1)}
+	return root
 }
 
 // A reader fills a Config from a parsed file and collects what is wrong with it. The maps are by path.
@@ -69,7 +68,7 @@ func newReader(src Source) *reader {
 
 // add reports a problem at a place.
 func (r *reader) add(at position, path, message string) {
-	r.problems = append(r.problems, Problem{File: r.src.File, Line: at.line, Column: at.column, Path: path, Message: message})
+	r.problems = append(r.problems, Problem{File: r.src.File, Line: at.Line, Column: at.Column, Path: path, Message: message})
 	r.bad[path] = true
 }
 
@@ -92,7 +91,7 @@ func (r *reader) problem(path, what, expected string) {
 
 func (r *reader) warn(path, message string) {
 	at := r.place(path)
-	r.warnings = append(r.warnings, Problem{File: r.src.File, Line: at.line, Column: at.column, Path: path, Message: message})
+	r.warnings = append(r.warnings, Problem{File: r.src.File, Line: at.Line, Column: at.Column, Path: path, Message: message})
 }
 
 // place is where path is written, or else the nearest section around it.
@@ -175,7 +174,7 @@ func keys(fs []field) []string {
 
 // read fills cfg from the top-level section.
 func (r *reader) read(root ast.Node, cfg *Config) {
-	r.at[""] = positionOf(root)
+	r.at[""] = yamlfile.PositionOf(root)
 	r.value("", root, reflect.ValueOf(cfg).Elem(), field{})
 }
 
@@ -206,7 +205,7 @@ var (
 // value reads one value into v, which is of any type that a Config holds.
 func (r *reader) value(path string, n ast.Node, v reflect.Value, f field) {
 	if _, known := r.at[path]; !known || isScalar(n) { // of a section, its key is the better place to look at
-		r.at[path] = positionOf(n)
+		r.at[path] = yamlfile.PositionOf(n)
 	}
 	if n.Type() == ast.NullType {
 		r.problem(path, "is empty", expects(v.Type(), f)+", or the key left out")
@@ -251,7 +250,7 @@ func entries(n ast.Node) (values []*ast.MappingValueNode, ok bool) {
 func (r *reader) eachKey(path string, values []*ast.MappingValueNode, read func(key string, at position, value ast.Node)) {
 	seen := map[string]position{}
 	for _, e := range values {
-		key, at := e.Key.GetToken().Value, positionOf(e.Key)
+		key, at := e.Key.GetToken().Value, yamlfile.PositionOf(e.Key)
 		if before, _, found := strings.Cut(key, ":"); found && e.Value.Type() == ast.NullType {
 			// What stands behind the colon may be a password.
 			r.add(at, join(path, before), "a blank is missing behind the colon; expected key: value")
@@ -259,7 +258,7 @@ func (r *reader) eachKey(path string, values []*ast.MappingValueNode, read func(
 		}
 		inner := join(path, key)
 		if first, again := seen[key]; again {
-			r.add(at, inner, fmt.Sprintf("is written twice, first in line %d; expected it once", first.line))
+			r.add(at, inner, fmt.Sprintf("is written twice, first in line %d; expected it once", first.Line))
 			continue
 		}
 		seen[key] = at

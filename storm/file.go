@@ -9,17 +9,15 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/lexer"
-	"github.com/goccy/go-yaml/parser"
-	"github.com/goccy/go-yaml/token"
+
+	"github.com/weirproxy/weir/internal/yamlfile"
 )
 
-// Bounds of a plan file, whose parser recurses.
+// Bounds of a plan file.
 const (
-	maxFile    = 1 << 20 // bytes
-	MaxTargets = 10
+	MaxTargets  = 10 // to compare
+	maxProblems = 20 // told at once
 )
 
 // File is a storm as it is written down, in YAML: the keys of a plan, callers as a list, and targets to compare by name.
@@ -37,7 +35,7 @@ type File struct {
 	at   map[string]position // where the value of a key is written
 }
 
-type position struct{ line, column int }
+type position = yamlfile.Position
 
 // FileProblem is one thing that is wrong with a plan file, and where.
 type FileProblem struct {
@@ -91,7 +89,7 @@ func (f *File) Explain(err error) error {
 	}
 	for key := found.Key; key != ""; key = parentKey(key) {
 		if at, ok := f.at[key]; ok {
-			return &FileProblem{File: f.name, Line: at.line, Column: at.column, Mistake: *found}
+			return &FileProblem{File: f.name, Line: at.Line, Column: at.Column, Mistake: *found}
 		}
 	}
 	return &FileProblem{File: f.name, Mistake: *found}
@@ -108,88 +106,20 @@ type fileReader struct {
 
 func (r *fileReader) problem(at position, key, format string, args ...any) {
 	r.problems = append(r.problems, &FileProblem{
-		File: r.file.name, Line: at.line, Column: at.column, Mistake: Mistake{key, fmt.Sprintf(format, args...)},
+		File: r.file.name, Line: at.Line, Column: at.Column, Mistake: Mistake{key, fmt.Sprintf(format, args...)},
 	})
 }
 
+// planFile is what a plan file is.
+var planFile = yamlfile.Kind{Name: "a plan", Example: "load, e.g. load: 200/s for 10s"}
+
 // parse returns the top-level section, or reports why there is none.
 func (r *fileReader) parse(data []byte) ast.Node {
-	if len(data) > maxFile {
-		r.problem(position{}, "", "is larger than 1 MiB; is it a plan?")
-		return nil
+	root, problems := yamlfile.Parse(data, planFile)
+	for _, p := range problems {
+		r.problem(p.Position, "", "%s", p.Message)
 	}
-	if i := slices.IndexFunc(data, func(c byte) bool { return c < ' ' && c != '\n' && c != '\r' && c != '\t' }); i >= 0 {
-		r.problem(position{}, "", "holds the control character %U; is it a text file?", data[i])
-		return nil
-	}
-	file, err := parseYAML(data)
-	if err != nil {
-		at, what := syntaxError(err)
-		r.problem(at, "", "cannot be read as YAML: %s", what)
-		return nil
-	}
-	var bodies []ast.Node
-	for _, doc := range file.Docs {
-		if doc.Body != nil && doc.Body.Type() != ast.CommentType && doc.Body.Type() != ast.NullType {
-			bodies = append(bodies, doc.Body)
-		}
-	}
-	if len(bodies) != 1 {
-		r.problem(position{}, "", "holds %d YAML documents; expected one, e.g. load: 200/s for 10s", len(bodies))
-		return nil
-	}
-	return bodies[0]
-}
-
-func parseYAML(data []byte) (file *ast.File, err error) {
-	defer func() {
-		if recover() != nil { // hostile input can make the parser panic
-			err = errors.New("it is malformed")
-		}
-	}()
-	tokens := lexer.Tokenize(string(data))
-	if tooDeep(tokens) {
-		return nil, errors.New("it is nested too deeply, or too long")
-	}
-	return parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
-}
-
-// tooDeep finds what would cost the parser too much: it recurses for every level and for every key of a section.
-func tooDeep(tokens token.Tokens) bool {
-	const maxKeys, maxDepth = 5000, 16
-	keys, flow, dashes, line := 0, 0, 0, 0
-	for _, t := range tokens {
-		if t.Position.Line != line {
-			line, dashes = t.Position.Line, 0
-		}
-		switch t.Type {
-		case token.MappingValueType:
-			keys++
-		case token.MappingStartType, token.SequenceStartType:
-			flow++
-		case token.MappingEndType, token.SequenceEndType:
-			flow--
-		case token.SequenceEntryType:
-			dashes++
-		}
-		if keys > maxKeys || flow > maxDepth || dashes > maxDepth {
-			return true
-		}
-	}
-	return false
-}
-
-// syntaxError leaves out the lines that the parser shows around a mistake: they may hold a password.
-func syntaxError(err error) (at position, what string) {
-	var e yaml.Error
-	if !errors.As(err, &e) {
-		return position{}, err.Error() // ours
-	}
-	if e.GetToken() == nil || e.GetToken().Position == nil {
-		return position{}, "it is malformed"
-	}
-	what, _, _ = strings.Cut(e.GetMessage(), "\n")
-	return position{e.GetToken().Position.Line, max(e.GetToken().Position.Column, 1)}, what
+	return root
 }
 
 func (r *fileReader) plan(root ast.Node) {
@@ -218,7 +148,7 @@ func (r *fileReader) callers(n ast.Node, at position) {
 	}
 	for i, entry := range list.Values {
 		path := fmt.Sprintf("callers[%d]", i)
-		r.file.at[path] = positionOf(entry)
+		r.file.at[path] = yamlfile.PositionOf(entry)
 		var c Caller
 		r.section(path, entry, func(key string, at position, value ast.Node) {
 			readSetting(r, callerSettings, &c, path+".", key, at, value)
@@ -256,17 +186,20 @@ func (r *fileReader) section(path string, n ast.Node, read func(key string, at p
 	case *ast.MappingValueNode:
 		entries = []*ast.MappingValueNode{n}
 	default:
-		r.problem(positionOf(n), path, "is not a section; expected key: value")
+		r.problem(yamlfile.PositionOf(n), path, "is not a section; expected key: value")
 		return
 	}
 	seen := map[string]int{}
 	for _, e := range entries {
-		key, at := e.Key.GetToken().Value, positionOf(e.Key)
+		if len(r.problems) >= maxProblems {
+			return
+		}
+		key, at := e.Key.GetToken().Value, yamlfile.PositionOf(e.Key)
 		if first, again := seen[key]; again {
 			r.problem(at, key, "is written twice, first in line %d", first)
 			continue
 		}
-		seen[key] = at.line
+		seen[key] = at.Line
 		read(key, at, e.Value)
 	}
 }
@@ -280,13 +213,13 @@ func readSetting[T any](r *fileReader, settings []setting[T], into *T, path, key
 		r.problem(at, path+key, "is not known; expected one of %s", strings.Join(all, ", "))
 		return
 	}
-	r.file.at[path+key] = positionOf(value)
+	r.file.at[path+key] = yamlfile.PositionOf(value)
 	text, ok := scalarText(value)
 	if list, isList := value.(*ast.SequenceNode); isList && key == "load" {
 		text, ok = phaseList(list)
 	}
 	if !ok {
-		r.problem(positionOf(value), path+key, "is not a value; expected e.g. %s: %s", key, settings[i].eg)
+		r.problem(yamlfile.PositionOf(value), path+key, "is not a value; expected e.g. %s: %s", key, settings[i].eg)
 		return
 	}
 	var err error
@@ -302,9 +235,9 @@ func readSetting[T any](r *fileReader, settings []setting[T], into *T, path, key
 		err = set(settings, into, key, text)
 	}
 	if found, ok := errors.AsType[*Mistake](err); ok {
-		r.problem(positionOf(value), path+key, "%s", found.Message)
+		r.problem(yamlfile.PositionOf(value), path+key, "%s", found.Message)
 	} else if err != nil {
-		r.problem(positionOf(value), path+key, "%v", err)
+		r.problem(yamlfile.PositionOf(value), path+key, "%v", err)
 	}
 }
 
@@ -346,20 +279,4 @@ func scalarText(n ast.Node) (text string, ok bool) {
 		return n.GetToken().Value, true
 	}
 	return "", false
-}
-
-func positionOf(n ast.Node) position {
-	switch n := n.(type) {
-	case *ast.MappingNode:
-		if !n.IsFlowStyle && len(n.Values) > 0 { // its own token is the first colon
-			return positionOf(n.Values[0].Key)
-		}
-	case *ast.MappingValueNode:
-		return positionOf(n.Key)
-	}
-	t := n.GetToken()
-	if t == nil || t.Position == nil {
-		return position{}
-	}
-	return position{t.Position.Line, max(t.Position.Column, 1)}
 }

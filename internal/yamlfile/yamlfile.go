@@ -1,10 +1,11 @@
-package config
+// Package yamlfile reads YAML of which nothing is known: text, of a bounded size and depth, one document, and nothing in it that
+// refers, computes or changes types.
+package yamlfile
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 	"unicode/utf8"
 
@@ -15,24 +16,62 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
+// MaxSize is how many bytes a file may have: more than anybody writes, and little enough to be read by mistake.
+const MaxSize = 1 << 20
+
 // What the YAML parser is given is bounded first: it recurses for every level of nesting and for every key of a
 // section, and takes time in proportion to the square of the keys.
 const (
-	maxKeys  = 20000
-	maxDepth = 32
+	maxKeys     = 20000
+	maxDepth    = 32
+	maxProblems = 20
 )
 
-// parse turns the file into its top-level section, or reports why it is none.
-func (r *reader) parse(data []byte) ast.Node {
-	data = withoutBOM(data)
-	tokens, ok := r.tokens(data)
-	if !ok {
-		return nil
+// Position is a place in a file; lines and columns begin with 1, and 0 is the file as a whole.
+type Position struct{ Line, Column int }
+
+// PositionOf is where a value, or the first key of a section, is written.
+func PositionOf(n ast.Node) Position {
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		if !n.IsFlowStyle && len(n.Values) > 0 { // its own token is the first colon
+			return PositionOf(n.Values[0].Key)
+		}
+	case *ast.MappingValueNode:
+		return PositionOf(n.Key)
 	}
-	file, err := parseTokens(tokens)
+	return place(n.GetToken())
+}
+
+func place(t *token.Token) Position {
+	if t == nil || t.Position == nil {
+		return Position{}
+	}
+	return Position{t.Position.Line, max(t.Position.Column, 1)}
+}
+
+// Problem is what is wrong with a file, and where: a sentence without its subject. It never quotes a value.
+type Problem struct {
+	Position
+	Message string
+}
+
+// Kind is what a file is meant to be, for messages.
+type Kind struct {
+	Name    string // e.g. "a weir.yaml"
+	Example string // the least that it holds
+}
+
+// Parse returns the top-level section of a file, or what is wrong with it.
+func Parse(data []byte, kind Kind) (ast.Node, []Problem) {
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	tokens, problems := tokenize(data, kind)
+	if problems != nil {
+		return nil, problems
+	}
+	file, err := parse(tokens)
 	if err != nil {
-		r.syntax(err, data)
-		return nil
+		return nil, []Problem{syntax(err, data)}
 	}
 	var bodies []ast.Node
 	for _, doc := range file.Docs {
@@ -42,38 +81,33 @@ func (r *reader) parse(data []byte) ast.Node {
 	}
 	switch {
 	case len(bodies) == 0:
-		r.file("is empty; expected at least resources, e.g. resources: { orders: { upstream: \"${ORDERS_DSN}\" } }")
-		return nil
+		return nil, whole("is empty; expected at least " + kind.Example)
 	case len(bodies) > 1:
-		r.at[""] = positionOf(bodies[1])
-		r.file("holds more than one YAML document; expected one, without a --- between its parts")
-		return nil
+		return nil, []Problem{{PositionOf(bodies[1]), "holds more than one YAML document; expected one, without a --- between its parts"}}
 	}
-	return bodies[0]
+	return bodies[0], nil
 }
 
-// tokens splits the file, and refuses what no configuration needs and what would cost the parser too much.
-func (r *reader) tokens(data []byte) (token.Tokens, bool) {
-	if len(data) > maxFile {
-		r.file("is larger than 1 MiB; is it a weir.yaml?")
-		return nil, false
+func whole(message string) []Problem { return []Problem{{Message: message}} }
+
+// tokenize splits the file, and refuses what nobody needs and what would cost the parser too much.
+func tokenize(data []byte, kind Kind) (token.Tokens, []Problem) {
+	if len(data) > MaxSize {
+		return nil, whole("is larger than 1 MiB; is it " + kind.Name + "?")
 	}
-	if line, column, what := badText(data); what != "" {
-		r.at[""] = position{line, column}
-		r.file(what)
-		return nil, false
+	if at, what := badText(data); what != "" {
+		return nil, []Problem{{at, what}}
 	}
-	tokens, err := tokenize(string(data))
+	tokens, err := lex(string(data))
 	if err != nil {
-		r.file(err.Error())
-		return nil, false
+		return nil, whole(err.Error())
 	}
-	before := len(r.problems)
+	var problems []Problem
 	keys, flow, dashes, line := 0, 0, 0, 0
 	for _, t := range tokens {
-		at := position{t.Position.Line, max(t.Position.Column, 1)}
-		if at.line != line {
-			line, dashes = at.line, 0
+		at := place(t)
+		if at.Line != line {
+			line, dashes = at.Line, 0
 		}
 		switch t.Type {
 		case token.MappingValueType:
@@ -86,17 +120,17 @@ func (r *reader) tokens(data []byte) (token.Tokens, bool) {
 			dashes++
 		}
 		if what := unwanted[t.Type]; what != "" {
-			r.add(at, "", what)
+			problems = append(problems, Problem{at, what})
 		}
 		if keys > maxKeys || flow > maxDepth || dashes > maxDepth {
-			r.add(at, "", fmt.Sprintf("is nested too deeply or too long; expected at most %d levels and %d keys", maxDepth, maxKeys))
-			return nil, false
+			return nil, append(problems, Problem{at,
+				fmt.Sprintf("is nested too deeply or too long; expected at most %d levels and %d keys", maxDepth, maxKeys)})
 		}
-		if len(r.problems) > before+20 {
-			return nil, false
+		if len(problems) > maxProblems {
+			break
 		}
 	}
-	return tokens, len(r.problems) == before
+	return tokens, problems
 }
 
 // unwanted is the YAML that a configuration does without: what refers, what computes, and what changes types.
@@ -110,17 +144,17 @@ var unwanted = map[token.Type]string{
 }
 
 // badText finds what cannot be in a text file, and tabs where YAML wants blanks.
-func badText(data []byte) (line, column int, what string) {
+func badText(data []byte) (at Position, what string) {
 	if bytes.HasPrefix(data, []byte{0xff, 0xfe}) || bytes.HasPrefix(data, []byte{0xfe, 0xff}) {
-		return 1, 1, "is not UTF-8 but UTF-16; save it as UTF-8"
+		return Position{1, 1}, "is not UTF-8 but UTF-16; save it as UTF-8"
 	}
-	line, column = 1, 1
+	line, column := 1, 1
 	indent, comment, tab := true, false, 0
 	for i := 0; i < len(data); {
 		c, size := utf8.DecodeRune(data[i:])
 		switch {
 		case c == utf8.RuneError && size == 1:
-			return line, column, "is not UTF-8; save it as UTF-8"
+			return Position{line, column}, "is not UTF-8; save it as UTF-8"
 		case c == '\n':
 			line, column, indent, comment, tab = line+1, 0, true, false, 0
 		case c == '\t' && indent:
@@ -128,51 +162,47 @@ func badText(data []byte) (line, column int, what string) {
 				tab = column
 			}
 		case c < ' ' && c != '\r' && c != '\t', c == 0x7f:
-			return line, column, fmt.Sprintf("holds the control character %U; is it a text file?", c)
+			return Position{line, column}, fmt.Sprintf("holds the control character %U; is it a text file?", c)
 		case c == '#' && indent:
 			comment, indent = true, false
 		case c != ' ' && c != '\r' && indent:
 			indent = false
 			if tab > 0 && !comment {
-				return line, tab, "a tab is used for indentation; expected blanks"
+				return Position{line, tab}, "a tab is used for indentation; expected blanks"
 			}
 		}
 		i += size
 		column++
 	}
-	return 0, 0, ""
+	return Position{}, ""
 }
 
 // errParser stands for a panic of the parser, which hostile input can cause.
 var errParser = errors.New("cannot be read as YAML")
 
-func tokenize(text string) (tokens token.Tokens, err error) {
-	defer func() {
-		if recover() != nil {
-			err = errParser
-		}
-	}()
+func lex(text string) (tokens token.Tokens, err error) {
+	defer recovered(&err)
 	return lexer.Tokenize(text), nil
 }
 
-func parseTokens(tokens token.Tokens) (file *ast.File, err error) {
-	defer func() {
-		if recover() != nil {
-			err = errParser
-		}
-	}()
+func parse(tokens token.Tokens) (file *ast.File, err error) {
+	defer recovered(&err)
 	return parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 }
 
-// syntax reports what the parser refused, in words of its own: the parser's error shows the lines around, which may
-// hold secrets.
-func (r *reader) syntax(err error, data []byte) {
-	var e yaml.Error
-	if !errors.As(err, &e) || e.GetToken() == nil || e.GetToken().Position == nil {
-		r.file(errParser.Error())
-		return
+func recovered(err *error) {
+	if recover() != nil {
+		*err = errParser
 	}
-	at := position{e.GetToken().Position.Line, max(e.GetToken().Position.Column, 1)}
+}
+
+// syntax is what the parser refused, in words of its own: the parser's error shows the lines around, which may hold secrets.
+func syntax(err error, data []byte) Problem {
+	e, ok := errors.AsType[yaml.Error](err)
+	if !ok || e.GetToken() == nil || e.GetToken().Position == nil {
+		return Problem{Message: errParser.Error()}
+	}
+	at := place(e.GetToken())
 	what := "is not YAML"
 	for _, known := range complaints {
 		if strings.Contains(e.GetMessage(), known.contains) {
@@ -180,11 +210,11 @@ func (r *reader) syntax(err error, data []byte) {
 			break
 		}
 	}
-	if lines := bytes.Split(data, []byte("\n")); at.line <= len(lines) && bytes.Contains(lines[at.line-1], []byte("{")) &&
-		bytes.Contains(lines[at.line-1], []byte("${")) {
+	if lines := bytes.Split(data, []byte("\n")); at.Line <= len(lines) && bytes.Contains(lines[at.Line-1], []byte("{")) &&
+		bytes.Contains(lines[at.Line-1], []byte("${")) {
 		what += `; inside { } and [ ] a value with ${…} needs quotes, e.g. { password: "${APP_PASSWORD}" }`
 	}
-	r.add(at, "", what)
+	return Problem{at, what}
 }
 
 var complaints = []struct{ contains, what string }{
@@ -208,13 +238,4 @@ var complaints = []struct{ contains, what string }{
 	{"sequence", "a list in the wrong place"},
 	{"could not find", "a key, a value or a bracket is missing"},
 	{"unexpected", "a key or a value in the wrong place"},
-}
-
-// why is an error of the file system without the path, which the problem names already.
-func why(err error) string {
-	var path *fs.PathError
-	if errors.As(err, &path) {
-		return path.Op + ": " + path.Err.Error()
-	}
-	return err.Error()
 }
