@@ -20,6 +20,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/weirproxy/weir/internal/scram"
 	"github.com/weirproxy/weir/pgwire"
 )
 
@@ -83,7 +84,7 @@ func routes(dsn *pgconn.Config) []route {
 type dialer struct {
 	route
 	open func(ctx context.Context, network, address string) (net.Conn, error)
-	keys *scramKeys
+	keys *scram.Keys
 }
 
 // connect dials and logs in, until the deadline or the end of ctx. announce learns of the socket before anything is said.
@@ -215,8 +216,8 @@ const (
 )
 
 // authenticate answers what the server asks for until it is content.
-func (c *conn) authenticate(who login, keys *scramKeys) error {
-	exchange := scram{keys: keys, password: who.password}
+func (c *conn) authenticate(who login, keys *scram.Keys) error {
+	exchange := scram.Exchange{Keys: keys, Password: who.password}
 	for {
 		kind, body, err := c.receive()
 		if err != nil {
@@ -238,11 +239,11 @@ func (c *conn) authenticate(who login, keys *scramKeys) error {
 		case authMD5:
 			answer = append([]byte(md5Answer(who, body)), 0)
 		case authSASL:
-			answer, err = exchange.first(string(body))
+			answer, err = exchange.First(string(body))
 		case authContinue:
-			answer, err = exchange.final(string(body))
+			answer, err = exchange.Final(string(body))
 		case authFinal:
-			err = exchange.verify(string(body))
+			err = exchange.Verify(string(body))
 		default:
 			err = fmt.Errorf("the server asks for authentication method %d, which a storm does not speak", asked)
 		}

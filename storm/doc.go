@@ -15,7 +15,7 @@
 //	run.go        the storm: opening, the schedule, the end
 //	line.go       functions that wait for a connection
 //	seat.go       a connection and the functions that use it, one after another
-//	conn.go       just enough of the protocol to log in and to run statements (scram.go)
+//	conn.go       just enough of the protocol to log in and to run statements
 //	verdict.go    what an error means to a function: refused, worth a retry, hopeless
 //	tally.go      what is counted (histogram.go)
 //	result.go     what came of it, for programs; text.go and html.go, for people

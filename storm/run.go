@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weirproxy/weir/internal/scram"
 	"github.com/weirproxy/weir/pgwire"
 )
 
@@ -86,7 +87,7 @@ func newRun(ctx context.Context, plan *prepared) *run {
 		over:     make(chan struct{}),
 		perMilli: plan.RowsPerMillisecond,
 	}
-	r.dialer = dialer{open: plan.Dial, keys: &scramKeys{known: map[saltedWith][]byte{}}}
+	r.dialer = dialer{open: plan.Dial, keys: scram.NewKeys()}
 	if r.dialer.open == nil {
 		r.dialer.open = (&net.Dialer{}).DialContext
 	}

@@ -111,7 +111,7 @@ func (l *lab) setUp(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if l.verifier, err = verifier(benchPassword); err != nil {
+	if l.verifier, err = keys.Verifier(benchPassword); err != nil {
 		return err
 	}
 	if l.p256, l.rsa, err = makeCertificates(l.dir, l.owner()); err != nil {

@@ -3,23 +3,18 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/hmac"
-	"crypto/pbkdf2"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
-	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/internal/scram"
 )
 
 // target is where and as whom a client logs in.
@@ -148,9 +143,12 @@ const (
 	maxLoginReply = 8192 // bytes; no message of a login is longer
 )
 
+// keys of all logins: without them the generator, not the proxy, would be what is measured.
+var keys = scram.NewKeys()
+
 // authenticate answers trust and SCRAM-SHA-256 without channel binding.
 func (c *conn) authenticate(password string) error {
-	var exchange scram
+	exchange := scram.Exchange{Keys: keys, Password: password}
 	for {
 		typ, body, err := c.receive()
 		if err != nil {
@@ -159,21 +157,21 @@ func (c *conn) authenticate(password string) error {
 		if typ != 'R' || len(body) < 4 {
 			return fmt.Errorf("message %q while authenticating", typ)
 		}
+		var answer []byte
 		switch kind := binary.BigEndian.Uint32(body); kind {
 		case authOK:
 			return nil
 		case authSASL:
-			first := exchange.first()
-			reply := append([]byte("SCRAM-SHA-256\x00"), binary.BigEndian.AppendUint32(nil, uint32(len(first)))...)
-			_, err = c.Write(message('p', append(reply, first...)))
+			answer, err = exchange.First(string(body[4:]))
 		case authContinue:
-			var final string
-			if final, err = exchange.final(string(body[4:]), password); err == nil {
-				_, err = c.Write(message('p', []byte(final)))
-			}
+			answer, err = exchange.Final(string(body[4:]))
 		case authFinal:
+			err = exchange.Verify(string(body[4:]))
 		default:
 			err = fmt.Errorf("authentication request %d, want trust or SCRAM-SHA-256", kind)
+		}
+		if err == nil && answer != nil {
+			_, err = c.Write(message('p', answer))
 		}
 		if err != nil {
 			return err
@@ -260,89 +258,4 @@ func serverError(body []byte) error {
 		}
 	}
 	return fmt.Errorf("server says %s %s", state, text)
-}
-
-// scram is the client's part of one SCRAM-SHA-256 exchange.
-type scram struct {
-	nonce string
-}
-
-func (s *scram) first() string {
-	b := make([]byte, 18)
-	rand.Read(b)
-	s.nonce = base64.StdEncoding.EncodeToString(b)
-	return "n,,n=,r=" + s.nonce
-}
-
-// final answers the server's challenge.
-func (s *scram) final(challenge, password string) (string, error) {
-	var nonce, salt string
-	var iterations int
-	for field := range strings.SplitSeq(challenge, ",") {
-		switch name, value, _ := strings.Cut(field, "="); name {
-		case "r":
-			nonce = value
-		case "s":
-			salt = value
-		case "i":
-			iterations, _ = strconv.Atoi(value)
-		}
-	}
-	if !strings.HasPrefix(nonce, s.nonce) || iterations == 0 {
-		return "", fmt.Errorf("bad SCRAM challenge %q", challenge)
-	}
-	salted, err := saltedPassword(password, salt, iterations)
-	if err != nil {
-		return "", err
-	}
-	clientKey := mac(salted, "Client Key")
-	stored := sha256.Sum256(clientKey)
-	bare := "c=biws,r=" + nonce
-	proof := mac(stored[:], "n=,r="+s.nonce+","+challenge+","+bare)
-	for i := range proof {
-		proof[i] ^= clientKey[i]
-	}
-	return bare + ",p=" + base64.StdEncoding.EncodeToString(proof), nil
-}
-
-// salted remembers what saltedPassword computed: a verifier keeps its salt, and thousands of iterations for each login
-// would make the generator, not the proxy, what is measured.
-var salted sync.Map // password, salt and iterations → []byte
-
-func saltedPassword(password, salt string, iterations int) ([]byte, error) {
-	key := fmt.Sprintf("%s\x00%s\x00%d", password, salt, iterations)
-	if got, ok := salted.Load(key); ok {
-		return got.([]byte), nil
-	}
-	raw, err := base64.StdEncoding.DecodeString(salt)
-	if err != nil {
-		return nil, fmt.Errorf("salt of the SCRAM challenge: %w", err)
-	}
-	got, err := pbkdf2.Key(sha256.New, password, raw, iterations, sha256.Size)
-	if err != nil {
-		return nil, err
-	}
-	salted.Store(key, got)
-	return got, nil
-}
-
-func mac(key []byte, text string) []byte {
-	h := hmac.New(sha256.New, key)
-	h.Write([]byte(text))
-	return h.Sum(nil)
-}
-
-// verifier is what a server keeps of a password: pg_authid's form, with PostgreSQL's default of 4096 iterations.
-func verifier(password string) (string, error) {
-	const iterations = 4096
-	raw := make([]byte, 16)
-	rand.Read(raw)
-	salt := base64.StdEncoding.EncodeToString(raw)
-	key, err := saltedPassword(password, salt, iterations)
-	if err != nil {
-		return "", err
-	}
-	stored := sha256.Sum256(mac(key, "Client Key"))
-	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", iterations, salt, base64.StdEncoding.EncodeToString(stored[:]),
-		base64.StdEncoding.EncodeToString(mac(key, "Server Key"))), nil
 }

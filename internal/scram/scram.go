@@ -1,4 +1,5 @@
-package storm
+// Package scram is a client's part of SCRAM-SHA-256, for those who measure servers and log in thousands of times.
+package scram
 
 import (
 	"crypto/hmac"
@@ -16,42 +17,43 @@ import (
 	"golang.org/x/text/secure/precis"
 )
 
-const scramMethod = "SCRAM-SHA-256"
+// Method is the name of the mechanism.
+const Method = "SCRAM-SHA-256"
 
 // maxIterations bounds what a server can make us compute; PostgreSQL's default is 4096.
 const maxIterations = 1_000_000
 
-// scram is the client's part of one SCRAM-SHA-256 exchange, without channel binding (RFC 5802, RFC 7677).
-type scram struct {
-	keys     *scramKeys
-	password string
+// Exchange is a client's part of one exchange, without channel binding (RFC 5802, RFC 7677).
+type Exchange struct {
+	Keys     *Keys
+	Password string
 
 	nonce     string
 	signature []byte // what the server has to prove in the end
 }
 
-// first answers the list of methods, each ended by a zero byte.
-func (s *scram) first(methods string) ([]byte, error) {
+// First answers the list of methods, each ended by a zero byte: the body of a SASLInitialResponse.
+func (s *Exchange) First(methods string) ([]byte, error) {
 	found := false
 	for method := range strings.SplitSeq(methods, "\x00") {
-		found = found || method == scramMethod
+		found = found || method == Method
 	}
 	if !found {
-		return nil, fmt.Errorf("the server offers %q, and not %s", strings.Trim(strings.ReplaceAll(methods, "\x00", " "), " "), scramMethod)
+		return nil, fmt.Errorf("the server offers %q, and not %s", strings.Trim(strings.ReplaceAll(methods, "\x00", " "), " "), Method)
 	}
 	raw := make([]byte, 18)
 	_, _ = rand.Read(raw) // never fails
 	s.nonce = base64.StdEncoding.EncodeToString(raw)
 	text := "n,,n=,r=" + s.nonce
-	b := append([]byte(scramMethod), 0)
+	b := append([]byte(Method), 0)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(text)))
 	return append(b, text...), nil
 }
 
 var errChallenge = errors.New("the server's SCRAM challenge is malformed")
 
-// final answers the server's challenge.
-func (s *scram) final(challenge string) ([]byte, error) {
+// Final answers the server's challenge: the body of a SASLResponse.
+func (s *Exchange) Final(challenge string) ([]byte, error) {
 	var nonce, salt string
 	iterations := 0
 	for field := range strings.SplitSeq(challenge, ",") {
@@ -67,7 +69,7 @@ func (s *scram) final(challenge string) ([]byte, error) {
 	if s.nonce == "" || !strings.HasPrefix(nonce, s.nonce) || iterations < 1 || iterations > maxIterations {
 		return nil, errChallenge
 	}
-	salted, err := s.keys.salted(s.password, salt, iterations)
+	salted, err := s.Keys.salted(s.Password, salt, iterations)
 	if err != nil {
 		return nil, err
 	}
@@ -83,8 +85,8 @@ func (s *scram) final(challenge string) ([]byte, error) {
 	return []byte(bare + ",p=" + base64.StdEncoding.EncodeToString(proof)), nil
 }
 
-// verify checks that the server knows the password, too.
-func (s *scram) verify(final string) error {
+// Verify checks that the server knows the password, too.
+func (s *Exchange) Verify(final string) error {
 	proof, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(final, "v="))
 	if err != nil || s.signature == nil || !hmac.Equal(proof, s.signature) {
 		return errors.New("the server does not prove that it knows the password")
@@ -92,19 +94,25 @@ func (s *scram) verify(final string) error {
 	return nil
 }
 
-// scramKeys remembers what a password becomes with a salt. A server keeps the salt of a user, and thousands of iterations for
-// each of a storm's logins would make the generator what is measured.
-type scramKeys struct {
+// Keys remembers what a password becomes with a salt. A server keeps the salt of a user, and thousands of iterations for
+// each login would make the client what is measured. All methods are safe for concurrent use.
+type Keys struct {
 	mu    sync.Mutex // guards known
 	known map[saltedWith][]byte
 }
+
+// NewKeys returns one that remembers nothing yet.
+func NewKeys() *Keys { return &Keys{known: map[saltedWith][]byte{}} }
+
+// mostKeys bounds what is remembered: a server that makes up a new salt each time must not fill the memory.
+const mostKeys = 256
 
 type saltedWith struct {
 	password, salt string
 	iterations     int
 }
 
-func (k *scramKeys) salted(password, salt string, iterations int) ([]byte, error) {
+func (k *Keys) salted(password, salt string, iterations int) ([]byte, error) {
 	with := saltedWith{password, salt, iterations}
 	k.mu.Lock()
 	key, ok := k.known[with]
@@ -124,7 +132,7 @@ func (k *scramKeys) salted(password, salt string, iterations int) ([]byte, error
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.known) < 2*MaxCallers { // a server that makes up a new salt each time must not fill the memory
+	if len(k.known) < mostKeys {
 		k.known[with] = key
 	}
 	return key, nil
@@ -134,4 +142,20 @@ func mac(key []byte, text string) []byte {
 	h := hmac.New(sha256.New, key)
 	h.Write([]byte(text))
 	return h.Sum(nil)
+}
+
+// Verifier is what a server keeps of a password, in the form of pg_authid, with PostgreSQL's default of 4096 iterations. k
+// remembers it, too.
+func (k *Keys) Verifier(password string) (string, error) {
+	const iterations = 4096
+	raw := make([]byte, 16)
+	_, _ = rand.Read(raw) // never fails
+	salt := base64.StdEncoding.EncodeToString(raw)
+	key, err := k.salted(password, salt, iterations)
+	if err != nil {
+		return "", err
+	}
+	stored := sha256.Sum256(mac(key, "Client Key"))
+	return fmt.Sprintf("%s$%d:%s$%s:%s", Method, iterations, salt, base64.StdEncoding.EncodeToString(stored[:]),
+		base64.StdEncoding.EncodeToString(mac(key, "Server Key"))), nil
 }
