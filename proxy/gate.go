@@ -102,7 +102,7 @@ func (g *Gate) Readmit(t *Ticket, r Request) error {
 	if err := g.pass(t, r); err != nil {
 		return err
 	}
-	t.request.Class = r.Class
+	t.request.Flow, t.request.Level, t.request.Class = r.Caller.Flow, r.Level, r.Class
 	g.slots.Resume(&t.request, r.Now)
 	g.admit(t)
 	return nil

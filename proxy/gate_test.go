@@ -247,6 +247,33 @@ func TestARefusedProbeLetsTheNextOneProbe(t *testing.T) {
 	})
 }
 
+// A session may keep its server connection, and become somebody else's between two transactions.
+func TestAKeptSessionIsChargedToWhoeverItIsNow(t *testing.T) {
+	rule := limiter.CallerRule{Match: limiter.Match{ApplicationName: "report"}, Connections: 1, Priority: limiter.Batch}
+	g := newGate(proxy.GateOptions{Callers: limiter.NewCallers("callers", []limiter.CallerRule{rule}, nil)})
+	before := proxy.Request{Caller: g.Callers().Find(limiter.Identity{User: "app"}), Level: limiter.LevelNormal}
+	report := proxy.Request{Caller: g.Callers().Find(limiter.Identity{User: "app", ApplicationName: "report"}), Level: limiter.LevelBatch}
+	var kept, other proxy.Ticket
+	if admitted, err := g.Admit(&kept, before, nil); !admitted || err != nil {
+		t.Fatal(admitted, err)
+	}
+	kept.Keep(1, 0)
+	if err := g.Readmit(&kept, report); err != nil {
+		t.Fatal(err)
+	}
+	if got := report.Caller.Admitted[limiter.LevelBatch].Load(); got != 1 {
+		t.Errorf("%d transactions of the report are counted, want 1", got)
+	}
+	if admitted, err := g.Admit(&other, report, nil); admitted || err != nil {
+		t.Errorf("a second report is admitted: %v, %v; want it to wait, as one is all they may have", admitted, err)
+	}
+	other.Abandon(2)
+	kept.Leave(2, 0)
+	if admitted, err := g.Admit(&other, report, nil); !admitted || err != nil {
+		t.Errorf("a report is admitted when the first one is through: %v, %v", admitted, err)
+	}
+}
+
 func TestAdmittingAllocatesNothing(t *testing.T) {
 	g := newGate(proxy.GateOptions{Rate: limiter.Rate{PerSecond: 1e9}, Bucket: limiter.NewLocal(limiter.Rate{PerSecond: 1e9, Burst: 1e9}, nil)})
 	var ticket proxy.Ticket
