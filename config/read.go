@@ -72,9 +72,6 @@ func (r *reader) add(at position, path, message string) {
 	r.bad[path] = true
 }
 
-// file reports a problem of the file as a whole.
-func (r *reader) file(message string) { r.add(r.at[""], "", message) }
-
 // problem reports what is wrong with a key, where it is written or else where its section is.
 func (r *reader) problem(path, what, expected string) {
 	if r.bad[path] {

@@ -323,7 +323,7 @@ func (p pqProgram) copy(ctx context.Context, r *recorder, srv server) error {
 		if err != nil {
 			return err
 		}
-		stmt, err := tx.PrepareContext(ctx, pq.CopyIn("pq_copy", "id", "name"))
+		stmt, err := tx.PrepareContext(ctx, `COPY "pq_copy" ("id", "name") FROM STDIN`)
 		if err != nil {
 			return err
 		}

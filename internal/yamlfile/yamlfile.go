@@ -123,8 +123,10 @@ func tokenize(data []byte, kind Kind) (token.Tokens, []Problem) {
 			problems = append(problems, Problem{at, what})
 		}
 		if keys > maxKeys || flow > maxDepth || dashes > maxDepth {
-			return nil, append(problems, Problem{at,
-				fmt.Sprintf("is nested too deeply or too long; expected at most %d levels and %d keys", maxDepth, maxKeys)})
+			return nil, append(problems, Problem{
+				at,
+				fmt.Sprintf("is nested too deeply or too long; expected at most %d levels and %d keys", maxDepth, maxKeys),
+			})
 		}
 		if len(problems) > maxProblems {
 			break

@@ -89,7 +89,7 @@ func (k *link) down(chunk []byte) {
 	k.w.out = r.out[:0]
 	switch {
 	case s.link != k:
-	case lied == errNotSet:
+	case errors.Is(lied, errNotSet):
 		s.fatal(k.settingsFailed)
 	case lied != nil:
 		s.w.srv.protocol.Add("server", 1)

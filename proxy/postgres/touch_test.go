@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"errors"
 	"maps"
 	"strings"
 	"testing"
@@ -493,8 +494,8 @@ func badStartupParametersAreRefusedInTheServersWords(t *testing.T, pg *pgtest.Po
 	} {
 		_, direct := pgtest.TryConnect(t, keyValue(pg)+" "+params, pgtest.Protocol30)
 		_, proxied := pgtest.TryConnect(t, w.dsn(params), pgtest.Protocol30)
-		want, ok1 := direct.(*pgtest.LoginError)
-		got, ok2 := proxied.(*pgtest.LoginError)
+		want, ok1 := errors.AsType[*pgtest.LoginError](direct)
+		got, ok2 := errors.AsType[*pgtest.LoginError](proxied)
 		if !ok1 || !ok2 {
 			t.Errorf("%s: the server says %v, weir %v", params, direct, proxied)
 			continue
