@@ -11,7 +11,8 @@ const (
 	lanes
 )
 
-// longShare is the part of the slots that long statements may always have: one in so many.
+// longShare is the part of the slots that long statements may always have: one in so many. Where there are fewer connections than
+// that, there are no lanes: a part of them is none, or too much.
 const longShare = 4
 
 // laneOf is where requests of a class belong. Once short ones are known, a class that is not may not take all slots either.

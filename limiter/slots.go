@@ -125,6 +125,7 @@ func NewSlots(budget int, queue Queue, a Adaptive) *Slots {
 			s.levels[l][n].l, s.levels[l][n].n = Level(l), lane(n)
 		}
 	}
+	s.switches.noLanes = budget < longShare
 	s.adaptive = newAdaptive(a, budget)
 	s.limit = s.adaptive.enforced(budget)
 	s.classes.init()

@@ -205,3 +205,24 @@ func TestWhereNobodyWaitsOneMayTry(t *testing.T) {
 		t.Error("the first one has no slot")
 	}
 }
+
+func TestFewConnectionsHaveNoLanes(t *testing.T) {
+	for connections, want := range map[int]limiter.Verdict{1: limiter.Waiting, 2: limiter.Granted, 3: limiter.Granted, 4: limiter.Granted} {
+		s := limiter.NewSlots(connections, limiter.Queue{}.WithDefaults(), limiter.Adaptive{}.WithDefaults())
+		flow, now := limiter.NewFlow(1, 0), int64(1)
+		enter := func() (*told, limiter.Verdict) {
+			r := &told{Request: limiter.Request{Flow: flow, Class: 1}}
+			r.Waker = r
+			return r, s.Enter(&r.Request, now)
+		}
+		for range 5 {
+			r, _ := enter()
+			now += int64(time.Second)
+			s.Leave(&r.Request, now, time.Second)
+		}
+		enter()
+		if _, got := enter(); got != want {
+			t.Errorf("of %d connections the second long statement gets verdict %v, want %v", connections, got, want)
+		}
+	}
+}

@@ -31,6 +31,15 @@ type Leftover struct {
 
 	Skip  int    // bytes of the server's current message that are still to come
 	Carry []byte // what has come behind that; copied
+
+	Then func() // is called on the loop when the server is released, or retired; nil: nobody wants to know
+}
+
+// then tells whoever wants to know.
+func (l *Leftover) then() {
+	if l.Then != nil {
+		l.Then()
+	}
 }
 
 // resetting brings a server back to a state in which it can be lent, without any client.
@@ -59,6 +68,7 @@ func (s *Server) Reset(l *eventloop.Loop, left Leftover) {
 			s.CancelSoon(l, nil)
 		}
 		s.Retire(l)
+		left.then()
 		return
 	}
 	r := &resetting{s: s, l: l, left: left, skip: left.Skip}
@@ -209,6 +219,7 @@ func (r *resetting) fail() {
 	}
 	r.finish()
 	r.s.Retire(r.l)
+	r.left.then()
 }
 
 // read takes what the server says until it has to be waited for.
@@ -310,6 +321,7 @@ func (r *resetting) step() {
 	default:
 		r.finish()
 		r.s.pool.Release(r.s)
+		r.left.then()
 	}
 }
 

@@ -299,6 +299,31 @@ func TestSessionsThatRestLeaveTheirSlotToOthers(t *testing.T) {
 	}
 }
 
+// What a client has left behind is still at work, for nobody, until the server has heard the cancel request: no less work for
+// the database than what has a client.
+func TestAnAbandonedStatementKeepsItsSlotUntilItHasEnded(t *testing.T) {
+	pg := pgtest.Shared(t)
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 2, queue: limiter.Queue{Wait: time.Minute}, adaptive: limiter.Adaptive{Enabled: true, Frozen: 1, Min: 1}})
+	listener := w.client()
+	listener.Query("LISTEN news") // keeps its connection for a moment, so that there are two
+	w.client().Query("SELECT 1")
+	listener.Query("UNLISTEN *")
+	w.eventually("two connections are idle", func() bool { return w.servers("idle") == 2 })
+
+	gone := w.client()
+	gone.Send(&pgproto3.Query{String: "DO $$ BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN PERFORM pg_sleep(0.3); END $$"})
+	awaitSleep(t, pg)
+	gone.Abort()
+	const resisting = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'DO %query_canceled%' AND pid <> pg_backend_pid()"
+	if got := pgtest.Rows(w.client().Query(resisting)); len(got) != 1 || got[0] != "0" {
+		t.Errorf("beside %v abandoned statements another one runs, want one at a time", got)
+	}
+	if got := pgtest.Rows(w.client().Query("SELECT 7")); len(got) != 1 || got[0] != "7" { // there is one slot, still
+		t.Errorf("got %q", got)
+	}
+}
+
 // Whoever waits in vain while its connection is at its end is forgotten, all of them at once, too.
 func TestManyWaitersThatLeaveTogetherCostNobodyAnything(t *testing.T) {
 	pgtest.Shared(t)

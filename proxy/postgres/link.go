@@ -296,24 +296,34 @@ func (k *link) time() {
 // end ends the link, which its session has let go of, and gives back what it has: its place in a queue, the ticket. It is
 // reused at once, unless the gate or the pool is about to answer it.
 func (k *link) end(o breaker.Outcome) {
+	if !k.detach(o) {
+		k.leave()
+	}
+}
+
+// detach has the link without its session, and no longer in a queue. It reports whether the gate or the pool is about to
+// answer it.
+func (k *link) detach(o breaker.Outcome) (answering bool) {
 	k.ticket.Done(o)
 	k.pin(0)
-	now, answering := k.w.loop.Now(), false
 	switch k.waits {
 	case forSlot:
-		answering = !k.ticket.Abandon(now)
+		answering = !k.ticket.Abandon(k.w.loop.Now())
 	case forConnection:
 		answering = !k.session.resource.pool.Abandon(&k.waiter)
 	}
 	k.session = nil
-	if !answering {
-		k.ticket.Leave(now, k.took)
-		k.w.recycle(k)
-	}
+	return answering
 }
 
-// abandon ends the link because the client has left: its place in the queue is free at once, its server connection as
-// soon as it is clean.
+// leave gives the slot back.
+func (k *link) leave() {
+	k.ticket.Leave(k.w.loop.Now(), k.took)
+	k.w.recycle(k)
+}
+
+// abandon ends the link because the client has left: its place in the queue is free at once, its slot and its server
+// connection as soon as that is clean, for until then the server may still be at work for nobody.
 func (k *link) abandon() {
 	s := k.session
 	s.link = nil
@@ -338,8 +348,9 @@ func (k *link) abandon() {
 		Skip:     k.downSkip,
 	}
 	k.forgetUnanswered()
+	k.detach(breaker.Ignored)
+	left.Then = k.leave
 	server.Reset(s.w.loop, left)
-	k.end(breaker.Ignored)
 }
 
 // serverGone ends the session, because what its transaction did is unknown. If the server said why, the client has read it.
