@@ -91,6 +91,7 @@ type stage struct {
 	rows       float64       // that the server counts in a millisecond
 	sql        string        // what functions ask
 	capacity   float64       // functions per second that the server does at best: 1×
+	later      []float64     // the same after each scenario
 	noticed    []observation // what was odd, each once
 }
 
@@ -122,9 +123,34 @@ func (b *bench) overload(ctx context.Context) error {
 			st.progress("%s failed: %v", s.name, err)
 			st.results.failures = append(st.results.failures, s.name+": "+err.Error())
 		}
+		now, err := st.tryCapacity(ctx, time.Second)
+		if err != nil {
+			return err
+		}
+		st.later = append(st.later, now)
 	}
+	st.reportDrift()
 	st.reportNoticed()
 	return nil
+}
+
+// mostDrift is the part of its speed that the machine may lose or win meanwhile: with more, a multiple of the capacity is another one.
+const mostDrift = 0.1
+
+// reportDrift says whether the server was as fast after each scenario as it was in the beginning.
+func (st *stage) reportDrift() {
+	drifts := false
+	var all []string
+	for _, now := range st.later {
+		all = append(all, fmt.Sprintf("%.0f", now))
+		drifts = drifts || math.Abs(now/st.capacity-1) > mostDrift
+	}
+	text := strings.Join(all, ", ") + " functions/s, likewise, after each part"
+	if drifts {
+		text += "; **the machine was not equally fast all the time, and the loads are not the multiples they are called**"
+		st.progress("beware: the capacity was %.0f functions/s, and later %s", st.capacity, strings.Join(all, ", "))
+	}
+	st.about("capacity, later", text)
 }
 
 // newStage confines everybody to a processor and measures what PostgreSQL can do.
