@@ -25,7 +25,10 @@ import (
 type position = yamlfile.Position
 
 // weirYAML is what a configuration file is.
-var weirYAML = yamlfile.Kind{Name: "a weir.yaml", Example: `resources, e.g. resources: { orders: { upstream: "${ORDERS_DSN}" } }`}
+var weirYAML = yamlfile.Kind{
+	Name: "a weir.yaml", Example: `resources, e.g. resources: { orders: { upstream: "${ORDERS_DSN}" } }`,
+	MaxKeys: 20000, MaxDepth: 32,
+}
 
 // parse turns the file into its top-level section, or reports why it is none.
 func (r *reader) parse(data []byte) ast.Node {

@@ -111,7 +111,7 @@ func (r *fileReader) problem(at position, key, format string, args ...any) {
 }
 
 // planFile is what a plan file is.
-var planFile = yamlfile.Kind{Name: "a plan", Example: "load, e.g. load: 200/s for 10s"}
+var planFile = yamlfile.Kind{Name: "a plan", Example: "load, e.g. load: 200/s for 10s", MaxKeys: 5000, MaxDepth: 16}
 
 // parse returns the top-level section, or reports why there is none.
 func (r *fileReader) parse(data []byte) ast.Node {

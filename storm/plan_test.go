@@ -181,7 +181,7 @@ func TestPlanFilesThatWouldCostTooMuch(t *testing.T) {
 	for name, text := range map[string]string{
 		"deep":       strings.Repeat("[", 500_000),
 		"dashes":     strings.Repeat("- ", 500_000),
-		"many keys":  strings.Repeat("a: b\n", 20001),
+		"many keys":  strings.Repeat("a: b\n", 6000),
 		"a megabyte": strings.Repeat("#", 1<<20+1),
 	} {
 		_, err := storm.ParseFile("plan.yaml", []byte(text), planEnvironment)

@@ -105,7 +105,7 @@ type Keys struct {
 func NewKeys() *Keys { return &Keys{known: map[saltedWith][]byte{}} }
 
 // mostKeys bounds what is remembered: a server that makes up a new salt each time must not fill the memory.
-const mostKeys = 256
+const mostKeys = 200
 
 type saltedWith struct {
 	password, salt string

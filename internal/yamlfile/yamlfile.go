@@ -19,13 +19,8 @@ import (
 // MaxSize is how many bytes a file may have: more than anybody writes, and little enough to be read by mistake.
 const MaxSize = 1 << 20
 
-// What the YAML parser is given is bounded first: it recurses for every level of nesting and for every key of a
-// section, and takes time in proportion to the square of the keys.
-const (
-	maxKeys     = 20000
-	maxDepth    = 32
-	maxProblems = 20
-)
+// maxProblems is how many are told at once.
+const maxProblems = 20
 
 // Position is a place in a file; lines and columns begin with 1, and 0 is the file as a whole.
 type Position struct{ Line, Column int }
@@ -56,10 +51,13 @@ type Problem struct {
 	Message string
 }
 
-// Kind is what a file is meant to be, for messages.
+// Kind is what a file is meant to be. What the YAML parser is given is bounded first: it recurses for every level of nesting and
+// for every key of a section, and takes time in proportion to the square of the keys.
 type Kind struct {
-	Name    string // e.g. "a weir.yaml"
-	Example string // the least that it holds
+	Name     string // for messages, e.g. "a weir.yaml"
+	Example  string // the least that it holds
+	MaxKeys  int
+	MaxDepth int // levels
 }
 
 // Parse returns the top-level section of a file, or what is wrong with it.
@@ -122,10 +120,10 @@ func tokenize(data []byte, kind Kind) (token.Tokens, []Problem) {
 		if what := unwanted[t.Type]; what != "" {
 			problems = append(problems, Problem{at, what})
 		}
-		if keys > maxKeys || flow > maxDepth || dashes > maxDepth {
+		if keys > kind.MaxKeys || flow > kind.MaxDepth || dashes > kind.MaxDepth {
 			return nil, append(problems, Problem{
 				at,
-				fmt.Sprintf("is nested too deeply or too long; expected at most %d levels and %d keys", maxDepth, maxKeys),
+				fmt.Sprintf("is nested too deeply or too long; expected at most %d levels and %d keys", kind.MaxDepth, kind.MaxKeys),
 			})
 		}
 		if len(problems) > maxProblems {
