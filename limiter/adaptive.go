@@ -79,7 +79,7 @@ func (a *adaptive) decide(v view, now int64, budget int) int {
 		a.calmFor++
 		a.calmOnce = a.calmOnce || a.calmFor >= calmWindows
 	}
-	if a.mode != Off && !a.frozen && v.samples >= windowSamples/4 {
+	if a.mode != Off && !a.frozen && v.tells() {
 		a.move(v, now)
 	}
 	return a.enforced(budget)
@@ -166,10 +166,11 @@ func (a *adaptive) judge(shown verdict, now int64) {
 	}
 	a.limit = t.from
 	a.usual = t.before
-	if !a.up && 1-t.seen.rate()/t.before.rate() > mostlyLost*(1-tried/t.from) { // nothing but the limit holds it back
+	missing := 1 - t.seen.rate()/t.before.rate()        // of the work
+	if !a.up && missing > mostlyLost*(1-tried/t.from) { // nothing but the limit holds it back
 		a.set(t.from * stepUp)
 	}
-	a.lost = max(a.lost, int64((1-t.seen.rate()/t.before.rate())*float64(now-t.began)))
+	a.lost = max(a.lost, int64(missing*float64(now-t.began)))
 	a.turn(now, t.slow)
 }
 

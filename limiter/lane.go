@@ -91,7 +91,7 @@ func (l *lending) decide(v view, lent int) {
 	slow := math.Log(v.slow)
 	if lent <= 0 {
 		l.slots = max(l.slots-1, 0)
-		if v.samples >= windowSamples/4 {
+		if v.tells() {
 			if !l.known {
 				l.usual, l.known = slow, true
 			}
@@ -99,9 +99,9 @@ func (l *lending) decide(v view, lent int) {
 		}
 	}
 	switch {
-	case v.samples >= windowSamples/4 && slow-l.usual > math.Log(lendLess):
+	case v.tells() && slow-l.usual > math.Log(lendLess):
 		l.slots /= 2
-	case lent >= int(l.slots) && (v.samples < windowSamples/4 || slow-l.usual < math.Log(lendMore)):
+	case lent >= int(l.slots) && (!v.tells() || slow-l.usual < math.Log(lendMore)):
 		l.slots = max(l.slots+1, l.slots*1.5)
 	}
 }

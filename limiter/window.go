@@ -31,6 +31,9 @@ const (
 	slownessMost  = 5 // logarithm; one statement that waits for a lock for a minute says no more than one that waits for a second
 )
 
+// tells reports whether enough statements ended to say how slow they are.
+func (v *view) tells() bool { return v.samples >= windowSamples/4 }
+
 // note takes in how long one statement took, as far as there is something to compare with. Work is counted in units of an era.
 func (w *window) note(c *class, took float64, era int) {
 	if c == nil || !c.base.known() {

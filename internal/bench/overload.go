@@ -145,12 +145,16 @@ func (st *stage) reportDrift() {
 		all = append(all, fmt.Sprintf("%.0f", now))
 		drifts = drifts || math.Abs(now/st.capacity-1) > mostDrift
 	}
-	text := strings.Join(all, ", ") + " functions/s, likewise, after each part"
+	st.about("capacity, later", strings.Join(all, ", ")+" functions/s, likewise, after each part")
 	if drifts {
-		text += "; **the machine was not equally fast all the time, and the loads are not the multiples they are called**"
-		st.progress("beware: the capacity was %.0f functions/s, and later %s", st.capacity, strings.Join(all, ", "))
+		st.beware("the machine was not equally fast all the time: loads are not the multiples they are called")
 	}
-	st.about("capacity, later", text)
+}
+
+// beware says what spoils the figures, at once and in the results.
+func (b *bench) beware(text string) {
+	b.about("beware", text)
+	b.progress("beware: %s", text)
 }
 
 // newStage confines everybody to a processor and measures what PostgreSQL can do.
@@ -185,8 +189,7 @@ func (b *bench) newStage(ctx context.Context) (*stage, error) {
 	b.about("query", fmt.Sprintf("`%s`: %d to %d ms of processor time", st.sql, leastWork, mostWork))
 	b.about("capacity, 1×", fmt.Sprintf("%.0f functions/s, closed loop straight at PostgreSQL: %.0f %% of what one processor does at 4 ms each", st.capacity, 100*busy(st.capacity)))
 	if busy(st.capacity) < 0.9 {
-		b.about("beware", "something else wants PostgreSQL's processor: the capacity is wrong, and so are all loads")
-		b.progress("PostgreSQL gets only %.0f %% of its processor: the capacity is wrong, and so are all loads", 100*busy(st.capacity))
+		b.beware("something else wants PostgreSQL's processor: the capacity is wrong, and so are all loads")
 	}
 	return st, nil
 }
