@@ -377,7 +377,7 @@ func (k *link) forgetUses() {
 // asNow is what st, the client's statement name, is under the settings of now: they may have changed since it was parsed.
 func (k *link) asNow(name []byte, st statement) statement {
 	s := k.session
-	if st.content.key == "" || st.content.plan == s.profile.Settings.Plan() {
+	if st.content.key == "" || st.content.plan == s.profile.Plan() {
 		return st
 	}
 	now := s.contentOf([]byte(st.content.text))

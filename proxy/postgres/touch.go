@@ -53,7 +53,10 @@ func (p *pins) add(t touch, n int64) {
 // asked since. It is called between messages, and may end the session.
 func (k *link) suspicion() touch {
 	s := k.session
-	if s.resource.mode == Session { // all is dropped in the end
+	if s.resource.mode == Session { // all is dropped in the end; until then, RESET is to bring back what it was told
+		if k.words.reset && (s.startup.Settings != nil || k.server.IsExplicit()) && !k.restore {
+			return touchSet
+		}
 		return 0
 	}
 	if lasting := k.words.found & touchLasting &^ k.pinned; lasting != 0 {
@@ -78,7 +81,7 @@ func (k *link) suspicion() touch {
 	}
 	if k.changed {
 		k.changed = false
-		if !k.discarded() && !k.server.Reports(k.session.profile.Greeting) { // SET LOCAL is undone by now, SET in a function is not
+		if !k.restore && !k.server.Reports(k.session.profile.Greeting) { // SET LOCAL is undone by now, SET in a function is not
 			t |= touchSet
 		}
 	}
