@@ -25,14 +25,14 @@ type standards struct {
 
 // defaults are what connections to one address have from the start, those opened while that was so.
 type defaults struct {
-	parameters map[string]string // those of them that sessions may set; guarded by the lock of the standards
+	parameters map[string]string // as reported; guarded by the lock of the standards
 	replaced   atomic.Bool       // a newer connection has others
 }
 
-// equal compares with what a new connection reports.
+// equal compares with what a new connection reports. What is fixed is reported anew by all connections to a server, wherever it changes.
 func (d *defaults) equal(reported map[string]string) bool {
 	for name, value := range reported {
-		if setOf(name) != 0 && d.parameters[name] != value {
+		if !isFixed(name) && d.parameters[name] != value {
 			return false
 		}
 	}
@@ -91,7 +91,7 @@ func (p *Pool) learn(s *Server, name, value string) {
 	t := &p.standards
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if setOf(name) != 0 && s.defaults != nil {
+	if s.defaults != nil {
 		s.defaults.parameters[name] = value
 	}
 	old := p.standard.Load()
