@@ -27,11 +27,12 @@ type content struct {
 	number      atomic.Uint64 // of that name; another one once the statement is outdated, or it is not known which servers have it
 	since       atomic.Uint64 // the number that it got when it was outdated last; 0: it never was
 	key         string        // of both of the following, in the texts; empty when not shared
-	plan        string        // the settings: see pool.Settings.Plan
+	plan        string        // the settings: see pool.Profile.Plan
 	text        string        // the body of Parse behind the name; empty when too long to keep
 	found       touch         // what executing it leaves in the session
 	common      atomic.Bool   // was asked for more than once
 	ends        bool          // it is COMMIT or ROLLBACK
+	resets      bool          // it may bring back what was set at startup
 	executes    string        // the statement that it is EXECUTE of
 	behind      int           // where in the text the parameters of EXECUTE begin
 	deallocates string        // the statement that it is DEALLOCATE of
@@ -62,6 +63,7 @@ func newContent(number uint64, plan, text string) *content {
 	words.feed(sql)
 	words.end()
 	c.found, _ = words.found.settled(sql)
+	c.resets = words.reset
 	c.query = isQuery(sql)
 	c.class = limiter.FingerprintOf(sql)
 	c.speaks = limiter.HasComment(sql)
@@ -197,7 +199,7 @@ type recentKey struct {
 // now. nil: there is too much text already.
 func (s *session) contentOf(text []byte) *content {
 	w := s.w
-	plan := s.profile.Settings.Plan()
+	plan := s.profile.Plan()
 	w.key = appendKey(w.key[:0], plan, text)
 	if c := w.recent[recentKey{s.resource, string(w.key)}]; c != nil {
 		if !c.common.Load() {

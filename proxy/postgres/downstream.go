@@ -6,6 +6,7 @@ import (
 
 	"github.com/weirproxy/weir/breaker"
 	"github.com/weirproxy/weir/pgwire"
+	"github.com/weirproxy/weir/pool"
 )
 
 // looked marks the types of server messages that are looked at. Most others pass unread.
@@ -161,6 +162,9 @@ func (k *link) past() {
 // errNotSet is that the server has refused the session's settings.
 var errNotSet = errors.New("the session's settings were refused")
 
+// readOnlyTransaction is the SQLSTATE of a write where none is allowed.
+const readOnlyTransaction = "25006"
+
 var errUnasked = errors.New("the server answered what it was not asked")
 
 // hear takes note of a message of the server. An error means that it does not make sense.
@@ -198,11 +202,15 @@ func (k *link) hearReady(body []byte) error {
 		k.status = body[0]
 		return nil
 	}
+	prelude := k.answers.settings()
 	if a := k.answers.pop(); !a.ours || a.kind == began || k.settingsFailed != nil {
 		k.status = body[0]
 	}
 	if k.settingsFailed != nil {
 		return errNotSet
+	}
+	if prelude {
+		k.preludeAnswered()
 	}
 	k.answers.dropCopyEnds(false)
 	k.words.forget = k.words.forget && k.answers.has(queried)
@@ -222,6 +230,9 @@ func (k *link) hearError(body []byte) {
 	}
 	if k.repeatFrom == 0 {
 		k.session.resource.countError(e.Code)
+	}
+	if e.Code == readOnlyTransaction {
+		k.server.RefusedWrite()
 	}
 	if outcomeOf(e.Code) == breaker.Failure {
 		k.failure = e.Error()
@@ -286,13 +297,20 @@ func (k *link) hearCopyIn() {
 
 // Tags of commands after which no prepared statement is left.
 var (
+	tagReset         = []byte("RESET\x00")
 	tagDeallocate    = []byte("DEALLOCATE\x00")
 	tagDiscardAll    = []byte("DISCARD ALL\x00")
 	tagDeallocateAll = []byte("DEALLOCATE ALL\x00")
 )
 
 func (k *link) hearCommand(tag []byte) {
+	if k.answersOurs(pgwire.CommandComplete) {
+		return
+	}
 	k.hearSet(tag)
+	if bytes.Equal(tag, tagReset) {
+		k.words.reset = true
+	}
 	if len(tag) == 0 || tag[0] != 'D' {
 		return
 	}
@@ -310,8 +328,9 @@ func (k *link) hearCommand(tag []byte) {
 // allDiscarded is called when nothing is left of the session's state, the settings of its startup included. Those come back
 // with the next transaction.
 func (k *link) allDiscarded() {
-	k.server.Settings = nil
+	k.server.Discarded()
 	k.session.profile = k.session.startup
+	k.restore, k.words.reset = true, true
 	k.changed = false
 	if pending := k.answers.pending(); len(pending) == 1 && pending[0].kind == queried && !k.unsynced { // nothing is behind it
 		k.words.found, k.names = 0, k.names[:0]
@@ -319,24 +338,30 @@ func (k *link) allDiscarded() {
 	}
 }
 
-// discarded reports whether DISCARD ALL has dropped what the session asked for at startup, and it has yet to come back.
-func (k *link) discarded() bool { return k.server.Settings != k.session.profile.Settings }
-
 // translate has the client read of its own world: its names of statements in errors, and of the values that DISCARD ALL or
 // RESET brought back, those of its startup.
 func (k *link) translate(t byte, r *rewriting, i int, body []byte) {
 	switch {
 	case t == pgwire.ErrorResponse:
 		k.restoreNames(r, i, body)
-	case t == pgwire.ParameterStatus && k.session.startup.Settings != nil && (k.discarded() || k.words.reset):
-		name, rest, _ := pgwire.CString(body)
-		value, _, _ := pgwire.CString(rest)
-		was := k.session.startup
-		if was.Settings.Has(string(name)) && k.session.resource.pool.Standard().Greeting.Parameters[string(name)] == string(value) {
-			r.cut(i, i+pgwire.HeaderSize+len(body))
-			r.out = pgwire.AppendParameterStatus(r.out, string(name), was.Greeting.Parameters[string(name)])
-		}
+	case t == pgwire.ParameterStatus:
+		k.tellParameter(r, i, body)
 	}
+}
+
+// tellParameter has the client be told the value that it was told at startup where RESET has brought back the server's own. That comes
+// back with the next transaction.
+func (k *link) tellParameter(r *rewriting, i int, body []byte) {
+	b, rest, _ := pgwire.CString(body)
+	v, _, _ := pgwire.CString(rest)
+	name, value := string(b), string(v)
+	was, known := k.session.startup.Greeting.Parameters[name]
+	if known && was != value && k.words.reset && pool.Keeps(name) && k.server.IsDefault(name, value) {
+		r.cut(i, i+pgwire.HeaderSize+len(body))
+		r.out = pgwire.AppendParameterStatus(r.out, name, was)
+		value = was
+	}
+	k.told = append(k.told, pool.Setting{Name: name, Value: value})
 }
 
 // restoreNames puts the client's names of prepared statements in the place of ours in an error at i.

@@ -77,9 +77,11 @@ type link struct {
 	failed      []answer // statements that could not be parsed; what was sent behind them may still name them
 	doubtful    bool     // what the server will answer is not certain: it stays with this client, and goes with it
 
-	held           bool          // the client's messages wait for an answer of the server: see mayGoOn
-	settingsFailed *pgwire.Error // the session's settings were refused
-	inquiry        inquiry       // what the session is asked about between transactions
+	held           bool           // the client's messages wait for an answer of the server: see mayGoOn
+	settingsFailed *pgwire.Error  // the session's settings were refused
+	restore        bool           // the server has yet to be given back what holds for the session
+	told           []pool.Setting // what the client was told of parameters in this transaction, the latest last
+	inquiry        inquiry        // what the session is asked about between transactions
 
 	pinned    touch // session state that keeps the server connection
 	changed   bool  // a run-time parameter was reported to have changed
@@ -139,32 +141,72 @@ func (k *link) start(server *pool.Server) {
 		k.w.srv.log.Error("watch a server connection", "error", err)
 	}
 	k.fresh = true
+	k.putBack()
 	k.applySettings()
-	if k.session.profile.Settings.Temporary() {
+	if k.session.profile.Temporary() {
 		k.words.found |= touchTemp
 	}
 	k.beginBlock("")
+}
+
+// putBack drops all that another session may have left on the server connection, noticed or not, where the configuration wants that.
+func (k *link) putBack() {
+	s, last := k.session, k.server.Borrower
+	k.server.Borrower = s.number
+	if s.resource.reset != ResetAlways || last == 0 || last == s.number {
+		return
+	}
+	k.upOut = k.server.AppendDiscard(k.upOut)
+	k.awaitPrelude()
 }
 
 // applySettings gives the server connection the settings of this session. Their Query goes ahead of the client's first
 // message in the same write; should it fail, nothing that is behind it takes effect.
 func (k *link) applySettings() {
 	s := k.session
-	if k.server.Settings == s.profile.Settings {
+	k.restore = false
+	if k.server.Suits(s.profile) {
 		return
 	}
+	if news := k.server.News(s.profile); len(news) > 0 {
+		s.inform(news)
+	}
 	before := len(k.upOut)
-	k.upOut = pool.AppendChange(k.upOut, k.server.Settings, s.profile.Settings)
-	k.server.Settings = s.profile.Settings
-	if len(k.upOut) > before {
-		k.answers.push(answer{kind: queried, ours: true})
-		k.server.Prepared.Unnamed = 0
-		k.timeQuery()
+	if k.upOut = k.server.Suit(k.upOut, s.profile); len(k.upOut) > before {
+		k.awaitPrelude()
 	}
 }
 
+// awaitPrelude expects the answer to a Query of ours that goes ahead of the client's message.
+func (k *link) awaitPrelude() {
+	k.answers.push(answer{kind: queried, ours: true})
+	k.server.Prepared.Unnamed = 0
+	k.timeQuery()
+}
+
+// preludeAnswered tells the client what it does run with, should the server not have what was expected when a session's settings
+// were put together: its configuration may have changed.
+func (k *link) preludeAnswered() {
+	if s := k.session; !k.answers.settings() && !k.server.Suits(s.profile) {
+		if differs := k.server.Differs(s.profile); len(differs) > 0 {
+			s.inform(differs)
+		}
+	}
+}
+
+// inform tells the client of parameters that are not as it was told before.
+func (s *session) inform(news []pool.Setting) {
+	for _, n := range news {
+		s.out = pgwire.AppendParameterStatus(s.out, n.Name, n.Value) // it goes with the next answer
+	}
+	p := s.resource.pool
+	s.startup, s.profile = p.Inform(s.startup, news), p.Inform(s.profile, news)
+}
+
 // mayGoOn reports whether the client's messages, held for an answer, are worth another look.
-func (k *link) mayGoOn() bool { return !k.answers.inquired() && k.repeatFrom == 0 }
+func (k *link) mayGoOn() bool {
+	return !k.answers.inquired() && !k.answers.settings() && k.repeatFrom == 0
+}
 
 // Ready is called when the server has said something, or takes more.
 func (k *link) Ready(_ *eventloop.Loop, e eventloop.Events) {
@@ -231,7 +273,9 @@ func (k *link) settle() {
 			suspicion = 0
 		}
 		if suspicion == 0 {
+			k.words.reset = false
 			k.plainly.reset()
+			k.correct()
 		}
 	}
 	switch {

@@ -28,6 +28,15 @@ import (
 // PoolMode says for how long a client keeps a server connection.
 type PoolMode string
 
+// Reset says when a server connection is put back to what it was before anybody had it.
+type Reset string
+
+// The kinds of reset.
+const (
+	ResetDetected Reset = "detected" // when a session was seen to leave something
+	ResetAlways   Reset = "always"   // whenever it comes to another client
+)
+
 // The pool modes.
 const (
 	Transaction PoolMode = "transaction" // until the transaction is over
@@ -53,6 +62,7 @@ type ResourceOptions struct {
 	Pool     pool.Config
 	Mode     PoolMode
 	Pinning  Pinning // Pin when empty
+	Reset    Reset   // ResetDetected when empty
 	Pinned   int     // sessions that may keep a server connection at once; 0: any number
 	Queue    limiter.Queue
 	Timeouts Timeouts
@@ -101,6 +111,8 @@ type Server struct {
 	namePrefix string // of prepared statements on servers; no client knows it
 	statement  atomic.Uint64
 
+	sessionNumber atomic.Uint64 // the last one
+
 	clients         atomic.Int64 // sessions
 	unauthenticated atomic.Int64
 	turnedAway      atomic.Int64 // connections that are being turned away
@@ -134,6 +146,7 @@ type resource struct {
 	timeouts    Timeouts
 	errors      proxy.Tally[string] // by SQLSTATE class
 	pinning     Pinning
+	reset       Reset
 	mostPinned  int
 	pinned      atomic.Int64 // sessions
 	pins        pins         // by reason
@@ -217,7 +230,7 @@ func (s *Server) addResource(o ResourceOptions) error {
 	if err != nil {
 		return err
 	}
-	r := &resource{name: o.Name, database: cfg.Database, mode: o.Mode, pinning: o.Pinning, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
+	r := &resource{name: o.Name, database: cfg.Database, mode: o.Mode, pinning: o.Pinning, reset: o.Reset, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
 	if r.mode == "" {
 		r.mode = Transaction
 	}
@@ -227,6 +240,7 @@ func (s *Server) addResource(o ResourceOptions) error {
 	r.queueLength = o.Queue.Room(o.Pool.Connections)
 	budget := pool.NewBudget(o.Pool, s.loops, s.log.With("resource", o.Name))
 	r.pool = budget.NewPool(pool.Dial(cfg), r.dialed)
+	r.pool.Require(pool.SessionAttrs(cfg))
 	s.resources[o.Name] = r
 	return nil
 }

@@ -471,6 +471,11 @@ func TestStartupParameters(t *testing.T) {
 		{"options='-c my.setting=it''s'", "my.setting"},
 		{`options='-c my.setting=''$$'''`, "my.setting"},
 		{"client_encoding=LATIN1", "client_encoding"},
+		{"search_path=named options='-c search_path=on_the_command_line'", "search_path"},
+		{"client_encoding=UTF8 options='-c client_encoding=LATIN1'", "client_encoding"},
+		{"options='-c my.setting=1 -c my.setting=2'", "my.setting"},
+		{"my.setting=named options='-c my.setting=2'", "my.setting"},
+		{"application_name=named options='-c application_name=on_the_command_line'", "application_name"},
 	}
 	for _, test := range tests {
 		t.Run(test.params, func(t *testing.T) {

@@ -338,6 +338,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 // suspect notes what executing c may leave in the session.
 func (k *link) suspect(c *content) {
 	k.words.found |= c.found
+	k.words.reset = k.words.reset || c.resets
 	if c.found&touchNamed != 0 {
 		_, names := c.found.settled(c.sql())
 		k.name(names)
@@ -377,7 +378,7 @@ func (k *link) forgetUses() {
 // asNow is what st, the client's statement name, is under the settings of now: they may have changed since it was parsed.
 func (k *link) asNow(name []byte, st statement) statement {
 	s := k.session
-	if st.content.key == "" || st.content.plan == s.profile.Settings.Plan() {
+	if st.content.key == "" || st.content.plan == s.profile.Plan() {
 		return st
 	}
 	now := s.contentOf([]byte(st.content.text))

@@ -138,7 +138,9 @@ func (k *link) readmit(chunk []byte) bool {
 		return false
 	}
 	k.admitNext, k.took, k.timed, k.spoiled = false, 0, false, false
-	k.applySettings() // DISCARD ALL may have dropped them
+	if k.restore {
+		k.applySettings()
+	}
 	return true
 }
 
@@ -224,6 +226,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	if k.recording && len(m) < pgwire.HeaderSize+body && body <= maxHeld { // what may be said again ends with a whole message
 		return 0, waitForMore
 	}
+	if k.answers.settings() && k.undoes(m, body) {
+		return 0, waitForAnswer
+	}
 	if k.answers.empty() && !k.unsynced {
 		k.timeQuery()
 	}
@@ -253,6 +258,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 			return k.statementMessage(r, i, body)
 		}
 		k.unsynced = true
+		if m[0] == pgwire.Parse && k.session.resource.mode == Session {
+			k.scan(body)
+		}
 	case pgwire.Execute:
 		k.unsynced = true
 		k.doubtful = k.doubtful || k.copyIn
@@ -269,6 +277,23 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	}
 	k.upSkip = body
 	return pgwire.HeaderSize, passOn
+}
+
+// undoes reports whether a message could end the failed transaction that the session's settings leave behind where they are refused: what
+// stands behind it would be executed without them.
+func (k *link) undoes(m []byte, body int) bool {
+	have := m[pgwire.HeaderSize:min(len(m), pgwire.HeaderSize+body)]
+	switch {
+	case k.session.resource.mode == Session: // statements are not known; and it is once in a session
+		return true
+	case m[0] == pgwire.Query:
+		return endsFailed(have, len(have) < body)
+	case m[0] == pgwire.Bind:
+		_, name, ok := nameIn(pgwire.Bind, have)
+		c := k.session.statements.find(name).content
+		return !ok || c != nil && endsFailed(c.sql(), c.text == "")
+	}
+	return false
 }
 
 // certain reports whether it is known if the server answers a Query or FunctionCall at i: it does not in the middle of a batch
@@ -323,7 +348,7 @@ func (k *link) endCopy() {
 
 // scan has the body of a message looked at as SQL.
 func (k *link) scan(body int) {
-	k.scanning = body > 0 && k.session.resource.mode != Session // there, all is dropped in the end anyway
+	k.scanning = body > 0 && (k.session.resource.mode != Session || k.bringsBack()) // there, all is dropped in the end anyway
 	if k.scanning {
 		k.words.begin()
 		k.outer, k.words.found = k.words.found, 0 // what is found now belongs to this text
