@@ -153,7 +153,7 @@ func (k *link) start(server *pool.Server) {
 func (k *link) putBack() {
 	s, last := k.session, k.server.Borrower
 	k.server.Borrower = s.number
-	if s.resource.reset != ResetAlways || last == 0 || last == s.number {
+	if s.resource.reset != ResetAlways || s.resource.mode == Session || last == 0 || last == s.number { // in that mode it was done when it came back
 		return
 	}
 	k.upOut = k.server.AppendDiscard(k.upOut)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirproxy/weir/internal/pgserver"
 	"github.com/weirproxy/weir/internal/pgtest"
 	"github.com/weirproxy/weir/pool"
 	"github.com/weirproxy/weir/proxy/postgres"
@@ -47,9 +48,18 @@ func (c *informed) saysOtherwise() (differs []string) {
 	return differs
 }
 
+// eachVersion runs a test with servers of its own, whose configuration it may change.
+func eachVersion(t *testing.T, test func(t *testing.T, pg *pgtest.Postgres)) {
+	for _, version := range []int{0, pgserver.CachedVersion} {
+		t.Run(fmt.Sprintf("version %d", version), func(t *testing.T) { test(t, pgtest.Start(t, pgtest.Config{Version: version})) })
+	}
+}
+
 // Trap 43: whatever the defaults of the role, the database or the server are by now, and whichever connection a session gets, it runs with what
 // its client was told, or its client is told.
-func TestASessionRunsWithWhatItWasTold(t *testing.T) {
+func TestASessionRunsWithWhatItWasTold(t *testing.T) { eachVersion(t, aSessionRunsWithWhatItWasTold) }
+
+func aSessionRunsWithWhatItWasTold(t *testing.T, pg *pgtest.Postgres) {
 	const servers = 2
 	changes := map[string]struct{ change, undo string }{
 		"role": {
@@ -64,7 +74,6 @@ func TestASessionRunsWithWhatItWasTold(t *testing.T) {
 		"read only": {"ALTER ROLE app SET default_transaction_read_only = on", "ALTER ROLE app RESET ALL"},
 		"both":      {"ALTER ROLE app SET application_name = 'by default'; ALTER DATABASE app SET TimeZone = 'Asia/Tokyo'", "ALTER ROLE app RESET ALL; ALTER DATABASE app RESET ALL"},
 	}
-	pg := pgtest.Start(t, pgtest.Config{})
 	super := pgtest.Connect(t, pg.SuperDSN())
 	for name, test := range changes {
 		t.Run(name, func(t *testing.T) {
@@ -99,7 +108,10 @@ func TestASessionRunsWithWhatItWasTold(t *testing.T) {
 
 // The same where the configuration is reloaded: connections follow it while they are pooled.
 func TestASessionRunsWithWhatItWasToldAfterAReload(t *testing.T) {
-	pg := pgtest.Start(t, pgtest.Config{})
+	eachVersion(t, aSessionRunsWithWhatItWasToldAfterAReload)
+}
+
+func aSessionRunsWithWhatItWasToldAfterAReload(t *testing.T, pg *pgtest.Postgres) {
 	super := pgtest.Connect(t, pg.SuperDSN())
 	w := start(t, settings{servers: 1, upstream: pg.DSN()})
 	asked, plain, other := inform(w.client("TimeZone=UTC")), inform(w.client()), inform(w.client())
@@ -125,8 +137,9 @@ func TestASessionRunsWithWhatItWasToldAfterAReload(t *testing.T) {
 }
 
 // What a client asked for at startup holds, even if it was no more than the default of that moment.
-func TestWhatWasAskedForHolds(t *testing.T) {
-	pg := pgtest.Start(t, pgtest.Config{})
+func TestWhatWasAskedForHolds(t *testing.T) { eachVersion(t, whatWasAskedForHolds) }
+
+func whatWasAskedForHolds(t *testing.T, pg *pgtest.Postgres) {
 	super := pgtest.Connect(t, pg.SuperDSN())
 	const asked = "options='-c standard_conforming_strings=on -c statement_timeout=0 -c work_mem=4MB' TimeZone=UTC DateStyle=ISO client_encoding=UTF8 search_path=public"
 	const look = "SELECT concat_ws('|', current_setting('TimeZone'), current_setting('DateStyle'), current_setting('client_encoding'), current_setting('search_path')," +
@@ -151,7 +164,10 @@ func TestWhatWasAskedForHolds(t *testing.T) {
 
 // What was asked for at startup is what RESET brings back, as on a connection of one's own.
 func TestTheStartupIsWhatResetBringsBack(t *testing.T) {
-	pg := pgtest.Start(t, pgtest.Config{})
+	eachVersion(t, theStartupIsWhatResetBringsBack)
+}
+
+func theStartupIsWhatResetBringsBack(t *testing.T, pg *pgtest.Postgres) {
 	super := pgtest.Connect(t, pg.SuperDSN())
 	script(super, "CREATE ROLE tenant; GRANT tenant TO app; CREATE SCHEMA mine AUTHORIZATION app")
 	const asked = "search_path=mine options='-c statement_timeout=77s -c my.tenant=42 -c role=tenant -c DateStyle=German'"
