@@ -362,3 +362,41 @@ func TestNamesOfOddForms(t *testing.T) {
 		}
 	}
 }
+
+// CVE-2024-45624: the same text is answered by the server each time, for the role that asks. Nothing of an answer is kept.
+func TestTheSameTextShowsEachRoleItsOwnRows(t *testing.T) {
+	pg := pgtest.Shared(t)
+	super := pgtest.Connect(t, pg.SuperDSN())
+	const drop = "DROP TABLE IF EXISTS ledger; DROP ROLE IF EXISTS anna, berta, carl"
+	if got := lastError(super.Query(drop + `; CREATE ROLE anna; CREATE ROLE berta; CREATE ROLE carl; GRANT anna, berta, carl TO open;
+		CREATE TABLE ledger (owner text); INSERT INTO ledger VALUES ('anna'), ('berta'), ('carl'), ('open'); GRANT SELECT ON ledger TO anna, berta;
+		ALTER TABLE ledger ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON ledger USING (owner = current_user)`)); got != "" {
+		t.Fatal(got)
+	}
+	defer super.Query(drop)
+	const text = "SELECT owner FROM ledger"
+	for _, mode := range []postgres.PoolMode{postgres.Transaction, postgres.Session} {
+		w := start(t, settings{servers: 1, mode: mode, upstream: pg.DSNFor(pgserver.Open)})
+		for round := range 3 {
+			for role, want := range map[string]string{"anna": "anna", "berta": "berta", "carl": "42501", "open": "open"} {
+				c := w.client("options='-c role=" + role + "'")
+				for how, got := range map[string]string{
+					"simple":  answered(c.Query(text)),
+					"unnamed": ask(c, parse("", text), bind("", ""), execute("", 0)),
+					"named":   ask(c, parse("s", text), bind("", "s"), execute("", 0)),
+				} {
+					if got != want {
+						t.Errorf("%s, %s, round %d: %s reads %q, want %q", mode, how, round, role, got, want)
+					}
+				}
+				c.Send(terminate)
+				c.UntilClosed()
+			}
+		}
+	}
+}
+
+// answered is the one row of an answer, or its error.
+func answered(messages []pgtest.Message) string {
+	return strings.Join(append(pgtest.Rows(messages), lastError(messages)), "")
+}
