@@ -25,14 +25,14 @@ type standards struct {
 
 // defaults are what connections to one address have from the start, those opened while that was so.
 type defaults struct {
-	parameters map[string]string // those of them that sessions may set; guarded by the lock of the standards
+	parameters map[string]string // as reported; guarded by the lock of the standards
 	replaced   atomic.Bool       // a newer connection has others
 }
 
-// equal compares with what a new connection reports.
+// equal compares with what a new connection reports. What is fixed is reported anew by all connections to a server, wherever it changes.
 func (d *defaults) equal(reported map[string]string) bool {
 	for name, value := range reported {
-		if setOf(name) != 0 && d.parameters[name] != value {
+		if !isFixed(name) && d.parameters[name] != value {
 			return false
 		}
 	}
@@ -47,8 +47,9 @@ func (p *Pool) welcome(d *Dialed) *defaults {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	had := t.byAddress[d.addr]
-	if had == nil || !had.equal(reported) {
-		if had != nil {
+	changed := had != nil && !had.equal(reported)
+	if had == nil || changed {
+		if changed {
 			had.replaced.Store(true)
 			p.budget.log.Info("the server has other defaults for new connections; older ones are replaced when they come back")
 		}
@@ -59,31 +60,29 @@ func (p *Pool) welcome(d *Dialed) *defaults {
 		t.byAddress[d.addr] = had
 	}
 	if old := p.standard.Load(); old == nil || !maps.Equal(old.Greeting.Parameters, reported) {
-		p.replaceStandardLocked(old, reported)
+		p.replaceStandardLocked(old, reported, changed)
 	}
 	return had
 }
 
-// replaceStandardLocked has clients to come be told what is reported now. old may be nil.
-func (p *Pool) replaceStandardLocked(old *Profile, reported map[string]string) {
+// replaceStandardLocked has clients to come be told what is reported now; old, which may be nil, is what was told before. What was asked for
+// beside it is forgotten where it may have come to something else, but not where another host of several has another configuration.
+func (p *Pool) replaceStandardLocked(old *Profile, reported map[string]string, forget bool) {
 	p.standard.Store(newProfile(nil, &Greeting{Parameters: reported}))
-	if old == nil {
-		return
-	}
-	var facts []Setting
-	for name, value := range reported {
-		switch {
-		case old.Greeting.Parameters[name] == value:
-		case isFact(name) && name != "server_version":
-			facts = append(facts, Setting{name, value})
-		default:
-			p.asked.forget()
-			p.adopted.forget()
-			return
-		}
-	}
-	p.asked.inform(facts)
 	p.adopted.forget()
+	switch {
+	case old == nil:
+	case forget:
+		p.asked.forget()
+	default:
+		var facts []Setting
+		for name, value := range reported {
+			if isFact(name) && old.Greeting.Parameters[name] != value {
+				facts = append(facts, Setting{name, value})
+			}
+		}
+		p.asked.inform(facts)
+	}
 }
 
 // learn takes note that a server reports another value of a parameter than it did, which no session has set.
@@ -91,7 +90,7 @@ func (p *Pool) learn(s *Server, name, value string) {
 	t := &p.standards
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if setOf(name) != 0 && s.defaults != nil {
+	if s.defaults != nil {
 		s.defaults.parameters[name] = value
 	}
 	old := p.standard.Load()
@@ -100,7 +99,7 @@ func (p *Pool) learn(s *Server, name, value string) {
 	}
 	reported := maps.Clone(old.Greeting.Parameters)
 	reported[name] = value
-	p.replaceStandardLocked(old, reported)
+	p.replaceStandardLocked(old, reported, !isFact(name))
 }
 
 // NoteParameter remembers the body of a ParameterStatus.
@@ -217,6 +216,7 @@ func (p *Pool) takeIdle() *Server {
 // something that may change; nil otherwise.
 func SessionAttrs(cfg *pgconn.Config) func(reported map[string]string) bool {
 	on := func(name string, reported map[string]string) bool { return reported[name] == "on" }
+	tells := func(reported map[string]string) bool { return reported["in_hot_standby"] != "" } // as PostgreSQL does from 14 on
 	writable := func(reported map[string]string) bool {
 		return !on("in_hot_standby", reported) && !on("default_transaction_read_only", reported)
 	}
@@ -225,9 +225,9 @@ func SessionAttrs(cfg *pgconn.Config) func(reported map[string]string) bool {
 		holds    func(reported map[string]string) bool
 	}{
 		{pgconn.ValidateConnectTargetSessionAttrsReadWrite, writable},
-		{pgconn.ValidateConnectTargetSessionAttrsReadOnly, func(r map[string]string) bool { return !writable(r) }},
+		{pgconn.ValidateConnectTargetSessionAttrsReadOnly, func(r map[string]string) bool { return !tells(r) || !writable(r) }},
 		{pgconn.ValidateConnectTargetSessionAttrsPrimary, func(r map[string]string) bool { return !on("in_hot_standby", r) }},
-		{pgconn.ValidateConnectTargetSessionAttrsStandby, func(r map[string]string) bool { return on("in_hot_standby", r) }},
+		{pgconn.ValidateConnectTargetSessionAttrsStandby, func(r map[string]string) bool { return !tells(r) || on("in_hot_standby", r) }},
 	} {
 		// pgconn has no field for the word itself, only for the function that it stands for.
 		if cfg.ValidateConnect != nil && reflect.ValueOf(cfg.ValidateConnect).Pointer() == reflect.ValueOf(attrs.validate).Pointer() {

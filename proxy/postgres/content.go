@@ -31,6 +31,7 @@ type content struct {
 	found       touch         // what executing it leaves in the session
 	common      atomic.Bool   // was asked for more than once
 	ends        bool          // it is COMMIT or ROLLBACK
+	resets      bool          // it may bring back what was set at startup
 	executes    string        // the statement that it is EXECUTE of
 	behind      int           // where in the text the parameters of EXECUTE begin
 	deallocates string        // the statement that it is DEALLOCATE of
@@ -65,6 +66,7 @@ func newContent(number uint64, plan, text string) *content {
 	c.found, _ = words.found.settled(sql)
 	c.forgets = words.forget
 	c.tampers = mayTamper(sql, c.found, c.forgets)
+	c.resets = words.reset
 	c.query = isQuery(sql)
 	c.class = limiter.FingerprintOf(sql)
 	c.speaks = limiter.HasComment(sql)

@@ -151,7 +151,7 @@ func (k *link) reconsider() {
 // isLost reports whether an error is about a name of ours, which the server does not know although we have prepared it, or does know
 // although we have not.
 func (k *link) isLost(e *pgwire.Error, body []byte) bool {
-	if e.Code != noSuchStatement && e.Code != duplicateStatement {
+	if e.Code != noSuchStatement && e.Code != duplicateStatement || e.Context != "" {
 		return false
 	}
 	number, _, _, ok := k.ourName(body)

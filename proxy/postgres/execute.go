@@ -43,7 +43,7 @@ func (k *link) execute(r *rewriting, i, body int) (used int, v verdict, is bool)
 	}
 	k.reconsider()
 	at := 0
-	if len(have) == body {
+	if end := bytes.TrimRight(have[behind:], "; \t\r\n\x00"); len(have) == body && bytes.IndexByte(end, ';') < 0 {
 		at = k.startRecording(r, i)
 	}
 	c, number := k.prepareExecuted(r, i, name)

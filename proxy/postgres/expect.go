@@ -165,6 +165,7 @@ func (q *answers) done(kind answerKind) {
 	for i := range pending {
 		switch a := &pending[i]; {
 		case !a.step():
+			a.at = 0 // part of its answer has come
 			return
 		case a.kind == kind:
 			for range i + 1 {

@@ -157,15 +157,21 @@ func (k *link) start(server *pool.Server) {
 	k.beginBlock("")
 }
 
-// putBack drops all that another session may have left on the server connection, noticed or not, where the configuration wants that.
+// putBack drops all that another session may have left on the server connection, noticed or not, where the configuration wants that; or
+// what is prepared, where a function may have changed that.
 func (k *link) putBack() {
 	s, last := k.session, k.server.Borrower
 	k.server.Borrower = s.number
-	if s.resource.reset != ResetAlways || last == 0 || last == s.number {
-		return
+	switch {
+	case s.resource.mode == Session, last == 0, last == s.number: // in that mode it was done when it came back
+	case s.resource.reset == ResetAlways:
+		k.upOut = k.server.AppendDiscard(k.upOut)
+		k.awaitPrelude()
+	case s.resource.wary.Load():
+		k.server.Prepared.Clear()
+		k.upOut = pgwire.AppendQuery(k.upOut, "DEALLOCATE ALL")
+		k.awaitPrelude()
 	}
-	k.upOut = k.server.AppendDiscard(k.upOut)
-	k.awaitPrelude()
 }
 
 // applySettings gives the server connection the settings of this session. Their Query goes ahead of the client's first

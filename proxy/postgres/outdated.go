@@ -117,6 +117,8 @@ func (k *link) repeats(body []byte) bool {
 		k.doubted = true
 	case !isOutdated(&e):
 		return false
+	case e.Context != "": // it was a statement of a function's
+		return false
 	case !answering || k.answers.first().content == nil || !k.answers.first().step() && k.answers.first().kind != queried:
 		k.usedOutdated()
 		return false

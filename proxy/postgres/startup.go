@@ -45,8 +45,8 @@ type startup struct {
 	options  string         // the server's command line
 	named    []pool.Setting // parameters with a name of their own
 	settings []pool.Setting // what comes of both
-	unknown  []string // protocol options that we do not know
-	asked    uint32   // the version asked for
+	unknown  []string       // protocol options that we do not know
+	asked    uint32         // the version asked for
 	terms    limiter.Terms
 	ignored  []error // what it said of itself that makes no sense
 

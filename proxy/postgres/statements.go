@@ -339,6 +339,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 // suspect notes what executing c may leave in the session.
 func (k *link) suspect(c *content) {
 	k.words.found |= c.found
+	k.words.reset = k.words.reset || c.resets
 	if c.found&touchNamed != 0 {
 		_, names := c.found.settled(c.sql())
 		k.name(names)

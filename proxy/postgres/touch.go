@@ -54,7 +54,8 @@ func (p *pins) add(t touch, n int64) {
 func (k *link) suspicion() touch {
 	s := k.session
 	if s.resource.mode == Session { // all is dropped in the end; until then, RESET is to bring back what it was told
-		if k.words.reset && (s.startup.Settings != nil || k.server.IsExplicit()) && !k.restore {
+		k.words.found = 0
+		if k.words.reset && k.bringsBack() && !k.restore {
 			return touchSet
 		}
 		return 0
@@ -87,6 +88,9 @@ func (k *link) suspicion() touch {
 	}
 	return t
 }
+
+// bringsBack reports whether RESET is to bring back something that the server connection does not have from the start.
+func (k *link) bringsBack() bool { return k.session.startup.Settings != nil || k.server.IsExplicit() }
 
 // calls says what a FunctionCall, of which some bytes may be missing, may leave behind. Functions of applications are not known,
 // whichever way they are called.

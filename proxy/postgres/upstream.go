@@ -265,6 +265,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 			return k.statementMessage(r, i, body)
 		}
 		k.unsynced = true
+		if m[0] == pgwire.Parse && k.session.resource.mode == Session {
+			k.scan(body)
+		}
 	case pgwire.Execute:
 		return k.executePortal(r, i, body)
 	case pgwire.CopyDone, pgwire.CopyFail:
@@ -371,7 +374,7 @@ func (k *link) endCopy() {
 
 // scan has the body of a message looked at as SQL.
 func (k *link) scan(body int) {
-	k.scanning = body > 0 && k.session.resource.mode != Session // there, all is dropped in the end anyway
+	k.scanning = body > 0 && (k.session.resource.mode != Session || k.bringsBack()) // there, all is dropped in the end anyway
 	if k.scanning {
 		k.words.begin()
 		k.outer, k.words.found = k.words.found, 0 // what is found now belongs to this text
