@@ -14,6 +14,7 @@ type Error struct {
 	Detail   string // left out when empty
 	Hint     string // left out when empty
 	Routine  string // the function in the server's source; only read
+	Context  string // what the server was about, such as a function that was called; only read
 }
 
 // Error returns the message as a client shows it.
@@ -79,6 +80,8 @@ func ParseError(body []byte) Error {
 			e.Hint = string(value)
 		case 'R':
 			e.Routine = string(value)
+		case 'W':
+			e.Context = string(value)
 		}
 		body = rest
 	}

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 
 	"github.com/weirproxy/weir/limiter"
-	"github.com/weirproxy/weir/pgwire"
 )
 
 const (
@@ -36,6 +35,8 @@ type content struct {
 	executes    string        // the statement that it is EXECUTE of
 	behind      int           // where in the text the parameters of EXECUTE begin
 	deallocates string        // the statement that it is DEALLOCATE of
+	forgets     bool          // it may be DEALLOCATE or DISCARD
+	tampers     bool          // it may change what is prepared without saying so
 	query       bool          // it is a query or changes data: the server answers its Parse like any other's
 	class       limiter.Fingerprint
 	speaks      bool // there is a comment for us ahead of it
@@ -63,6 +64,8 @@ func newContent(number uint64, plan, text string) *content {
 	words.feed(sql)
 	words.end()
 	c.found, _ = words.found.settled(sql)
+	c.forgets = words.forget
+	c.tampers = mayTamper(sql, c.found, c.forgets)
 	c.resets = words.reset
 	c.query = isQuery(sql)
 	c.class = limiter.FingerprintOf(sql)
@@ -229,18 +232,8 @@ func (s *session) private(text string) *content {
 	return newContent(s.w.srv.nextStatement(), "", text)
 }
 
-// emptySelect is the text of a content that costs a server next to nothing.
-const emptySelect = "SELECT\x00\x00\x00"
-
-// appendParse appends the Parse that prepares the text of a content under its number; 0: as the unnamed statement.
-func (w *worker) appendParse(dst []byte, text string, number uint64) []byte {
-	n := len(text) + 1
-	if number != 0 {
-		n += w.srv.nameLength(number)
-	}
-	dst = appendHeader(dst, pgwire.Parse, n)
-	if number != 0 {
-		dst = w.srv.appendName(dst, number)
-	}
-	return append(append(dst, 0), text...)
-}
+// Texts of contents that cost a server next to nothing. It takes the one with nothing in it in a failed transaction block, too.
+const (
+	emptySelect = "SELECT\x00\x00\x00"
+	emptyText   = "\x00\x00\x00"
+)

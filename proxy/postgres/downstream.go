@@ -12,7 +12,7 @@ import (
 // looked marks the types of server messages that are looked at. Most others pass unread.
 var looked = [256]bool{
 	pgwire.ReadyForQuery: true, pgwire.ErrorResponse: true, pgwire.ParameterStatus: true, pgwire.CommandComplete: true,
-	pgwire.ParseComplete: true, pgwire.CloseComplete: true, pgwire.CopyInResponse: true,
+	pgwire.ParseComplete: true, pgwire.CloseComplete: true, pgwire.CopyInResponse: true, pgwire.NoticeResponse: true,
 }
 
 // steps are the types that tell, without a look at them, that a step of a batch is done.
@@ -126,6 +126,8 @@ func (k *link) answersOurs(t byte) bool {
 		return t == pgwire.ParseComplete
 	case closed:
 		return t == pgwire.CloseComplete
+	case bound:
+		return t == pgwire.BindComplete
 	default:
 		return true
 	}
@@ -150,9 +152,6 @@ func (k *link) past() {
 		switch a := k.answers.first(); {
 		case a.step() || a.kind == copyEnd:
 			k.answers.pop()
-		case a.kind == dropped: // DEALLOCATE was never executed
-			a := k.answers.pop()
-			k.notAnswered(&a, true)
 		default:
 			return
 		}
@@ -245,6 +244,9 @@ func (k *link) hearError(body []byte) {
 		return
 	}
 	if k.answers.first().ends() {
+		if k.repeatFrom > 0 {
+			k.endFailed()
+		}
 		return
 	}
 	pending := k.answers.pending()
@@ -338,11 +340,11 @@ func (k *link) allDiscarded() {
 	}
 }
 
-// translate has the client read of its own world: its names of statements in errors, and of the values that DISCARD ALL or
+// translate has the client read of its own world: its names of statements in errors and notices, and of the values that DISCARD ALL or
 // RESET brought back, those of its startup.
 func (k *link) translate(t byte, r *rewriting, i int, body []byte) {
 	switch {
-	case t == pgwire.ErrorResponse:
+	case t == pgwire.ErrorResponse, t == pgwire.NoticeResponse:
 		k.restoreNames(r, i, body)
 	case t == pgwire.ParameterStatus:
 		k.tellParameter(r, i, body)
@@ -362,39 +364,4 @@ func (k *link) tellParameter(r *rewriting, i int, body []byte) {
 		value = was
 	}
 	k.told = append(k.told, pool.Setting{Name: name, Value: value})
-}
-
-// restoreNames puts the client's names of prepared statements in the place of ours in an error at i.
-func (k *link) restoreNames(r *rewriting, i int, body []byte) {
-	prefix := []byte(k.w.srv.namePrefix)
-	if !bytes.Contains(body, prefix) {
-		return
-	}
-	var changed []byte
-	rest := body
-	for {
-		before, behind, found := bytes.Cut(rest, prefix)
-		changed = append(changed, before...)
-		if !found {
-			break
-		}
-		var id uint64
-		digits := 0
-		for digits < len(behind) && behind[digits]-'0' < 10 {
-			id = 10*id + uint64(behind[digits]-'0')
-			digits++
-		}
-		if stale := k.session.resource.outdated.Load(); id == outdatedStatement && stale != nil {
-			changed = *stale
-			break
-		}
-		if name, ok := k.nameOf(id); ok {
-			changed = append(changed, name...)
-		} else {
-			changed = append(append(changed, prefix...), behind[:digits]...)
-		}
-		rest = behind[digits:]
-	}
-	r.cut(i, i+pgwire.HeaderSize+len(body))
-	r.out = append(appendHeader(r.out, pgwire.ErrorResponse, len(changed)), changed...)
 }

@@ -39,6 +39,7 @@ type link struct {
 	text     []byte   // as much of it as has come
 	outer    touch    // what was found before them
 	names    []string // of parameters that were set and have to be asked for by name
+	seam     []byte   // the end of the piece of a text that has passed last
 	forget   bool     // whether, before it, prepared statements were going to be gone
 	upOut    pending  // for the server, not yet written
 	unsynced bool     // messages of the extended protocol were sent since the last Sync
@@ -46,14 +47,21 @@ type link struct {
 	probing  bool     // it has been asked whether it does
 	block    block    // that it has been told of
 
-	ended       bool   // the batch has bound what ends a failed transaction block
-	fresh       bool   // nothing was executed in the transaction so far
-	recording   bool   // the batch may have to be said again: see repeats
-	repeated    bool   // no more
-	record      []byte // what was sent of it
-	repeatFrom  int    // where in the record it begins, plus one, once it is going to be said again
-	boundName   []byte // the statement of the last Bind, where the client has not been told what it returns
-	boundNumber uint64 // and its number; 0: it has been told, or there is none
+	ended       bool     // the batch has bound what ends a failed transaction block
+	fresh       bool     // nothing was executed in the transaction so far
+	recording   bool     // the batch may have to be said again: see repeats
+	repeated    bool     // no more
+	record      []byte   // what was sent of it
+	repeatFrom  int      // where in the record it begins, plus one, once it is going to be said again
+	portals     []portal // of the transaction, to which DEALLOCATE is bound
+	boundName   []byte   // the statement of the last Bind, where the client has not been told what it returns
+	boundNumber uint64   // and its number; 0: it has been told, or there is none
+
+	executes   bool // there was an Execute since the last Sync
+	forgetting bool // the transaction has bound, or executed, what may be DEALLOCATE or DISCARD
+	tampering  bool // likewise, what may change what is prepared without saying so
+	doubted    bool // it is not certain any more what is prepared: see reconsider
+	hurried    bool // the server has been asked to answer what it was sent
 
 	ending     verdict // a message that ends the session, once what was asked before it is answered; passOn: none
 	endingType byte    // of that message
@@ -117,7 +125,7 @@ func (w *worker) recycle(k *link) {
 	k.names = k.names[:0]
 	k.forgetUses()
 	k.text, k.upOut, k.carry = modest(k.text), modest(k.upOut), modest(k.carry)
-	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names, used: k.used, usedNames: k.usedNames, record: k.record[:0], boundName: k.boundName, plainly: plainly{set: k.plainly.set[:0]}}
+	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names, portals: k.portals[:0], seam: k.seam[:0], used: k.used, usedNames: k.usedNames, record: k.record[:0], boundName: k.boundName, plainly: plainly{set: k.plainly.set[:0]}}
 	w.free = append(w.free, k)
 }
 
@@ -149,15 +157,21 @@ func (k *link) start(server *pool.Server) {
 	k.beginBlock("")
 }
 
-// putBack drops all that another session may have left on the server connection, noticed or not, where the configuration wants that.
+// putBack drops all that another session may have left on the server connection, noticed or not, where the configuration wants that; or
+// what is prepared, where a function may have changed that.
 func (k *link) putBack() {
 	s, last := k.session, k.server.Borrower
 	k.server.Borrower = s.number
-	if s.resource.reset != ResetAlways || s.resource.mode == Session || last == 0 || last == s.number { // in that mode it was done when it came back
-		return
+	switch {
+	case s.resource.mode == Session, last == 0, last == s.number: // in that mode it was done when it came back
+	case s.resource.reset == ResetAlways:
+		k.upOut = k.server.AppendDiscard(k.upOut)
+		k.awaitPrelude()
+	case s.resource.wary.Load():
+		k.server.Prepared.Clear()
+		k.upOut = pgwire.AppendQuery(k.upOut, "DEALLOCATE ALL")
+		k.awaitPrelude()
 	}
-	k.upOut = k.server.AppendDiscard(k.upOut)
-	k.awaitPrelude()
 }
 
 // applySettings gives the server connection the settings of this session. Their Query goes ahead of the client's first
@@ -262,6 +276,9 @@ func (k *link) settle() {
 	k.failed = nil
 	k.forgetUses()
 	k.time()
+	if k.status == pgwire.Idle {
+		k.forgetPortals()
+	}
 	k.stopRecording()
 	var suspicion touch
 	if k.status == pgwire.Idle {
@@ -316,8 +333,9 @@ func (k *link) giveBack() {
 	if !k.admitNext {
 		k.observe()
 	}
-	if server.Cancels > 0 {
-		server.Reset(s.w.loop, pool.Leftover{Status: pgwire.Idle})
+	k.reconsider()
+	if server.Cancels > 0 || server.Prepared.Doubted() {
+		server.Reset(s.w.loop, pool.Leftover{Status: pgwire.Idle, Doubted: server.Prepared.Doubted()})
 	} else {
 		server.Pool().Release(server)
 	}
@@ -392,6 +410,7 @@ func (k *link) abandon() {
 		Skip:     k.downSkip,
 	}
 	k.forgetUnanswered()
+	left.Doubted = server.Prepared.Doubted()
 	k.detach(breaker.Ignored)
 	left.Then = k.leave
 	server.Reset(s.w.loop, left)

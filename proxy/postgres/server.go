@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"os"
 	"runtime"
@@ -108,7 +107,6 @@ type Server struct {
 
 	handshakes chan struct{} // as many as may be under way at once
 	sessions   registry
-	namePrefix string // of prepared statements on servers; no client knows it
 	statement  atomic.Uint64
 
 	sessionNumber atomic.Uint64 // the last one
@@ -152,6 +150,7 @@ type resource struct {
 	pins        pins         // by reason
 	texts       texts
 	outcomes    outcomes
+	wary        atomic.Bool            // a function was created that may change what is prepared
 	outdated    atomic.Pointer[[]byte] // how a server says that a statement is outdated; nil: none ever was
 }
 
@@ -186,10 +185,9 @@ func New(o Options) (*Server, error) {
 		ctx:        ctx,
 		stop:       stop,
 		handshakes: make(chan struct{}, handshakesPerCore*runtime.NumCPU()),
-		namePrefix: "weir_" + strconv.FormatUint(rand.Uint64(), 36) + "_",
 		pending:    make(map[*login]struct{}),
 	}
-	s.statement.Store(outdatedStatement)
+	s.statement.Store(lastOfOurs)
 	s.sessions.weir = o.Number
 	if s.limits.LoginTimeout == 0 {
 		s.limits.LoginTimeout = defaultLoginPeriod
@@ -576,19 +574,6 @@ func (s *Server) close() {
 }
 
 func (s *Server) nextStatement() uint64 { return s.statement.Add(1) }
-
-// appendName appends the name that statement id has on servers.
-func (s *Server) appendName(dst []byte, id uint64) []byte {
-	return strconv.AppendUint(append(dst, s.namePrefix...), id, 10)
-}
-
-func (s *Server) nameLength(id uint64) int {
-	n := len(s.namePrefix) + 1
-	for ; id >= 10; id /= 10 {
-		n++
-	}
-	return n
-}
 
 // countError counts an error of the server by the class of its SQLSTATE.
 func (r *resource) countError(sqlstate string) {

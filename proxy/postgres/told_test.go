@@ -318,6 +318,9 @@ func TestNewClientsAreToldWhatTheServerIsNow(t *testing.T) {
 	primary := pgtest.Start(t, pgtest.Config{HBA: []string{"host replication postgres 127.0.0.1/32 scram-sha-256"}})
 	standby := pgtest.Start(t, pgtest.Config{Primary: primary.SuperDSN()})
 	w := start(t, settings{servers: 2, upstream: standby.DSN()})
+	picky := start(t, settings{servers: 1, upstream: standby.DSN() + "&target_session_attrs=standby"})
+	reader := picky.client()
+	reader.Query("SELECT 1")
 	old := inform(w.client())
 	old.rows("SELECT 1")
 	if got := old.told["in_hot_standby"]; got != "on" {
@@ -332,6 +335,10 @@ func TestNewClientsAreToldWhatTheServerIsNow(t *testing.T) {
 	if got := w.client("application_name=asked", "work_mem=5MB").Parameters["in_hot_standby"]; got != "off" {
 		t.Errorf("a client with settings is told in_hot_standby = %s", got)
 	}
+	if got := one(t, reader.Query("SELECT 1")); got != "1" {
+		t.Errorf("what runs when the server says so is answered %s", got)
+	}
+	picky.eventually("no connection is kept to what is no standby any more", func() bool { return picky.servers("idle") == 0 })
 	for name, c := range map[string]*informed{"old": old, "asked": inform(asked)} {
 		c.rows("SELECT 1")
 		if got := c.told["in_hot_standby"]; got != "off" {

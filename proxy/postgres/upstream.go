@@ -147,6 +147,9 @@ func (k *link) readmit(chunk []byte) bool {
 // pass takes note of bytes of a message body that go to the server as they are.
 func (k *link) pass(b []byte) {
 	if k.scanning {
+		if k.mentions(b) {
+			k.consider(nil)
+		}
 		k.words.feed(b)
 		if len(b) == k.upSkip && !k.partly {
 			k.whole = b
@@ -179,9 +182,13 @@ func (k *link) bodyEnds() {
 
 // queryRead is called when all of a Query has passed.
 func (k *link) queryRead() {
-	found, names := k.words.found.settled(bytes.TrimSuffix(k.whole, []byte{0}))
+	sql := bytes.TrimSuffix(k.whole, []byte{0})
+	found, names := k.words.found.settled(sql)
 	k.name(names)
-	k.readSet(found, bytes.TrimSuffix(k.whole, []byte{0}))
+	k.readSet(found, sql)
+	if mayTamper(sql, k.words.found, k.words.forget) {
+		k.consider(sql)
+	}
 	k.words.found = k.outer | found
 }
 
@@ -262,9 +269,7 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 			k.scan(body)
 		}
 	case pgwire.Execute:
-		k.unsynced = true
-		k.doubtful = k.doubtful || k.copyIn
-		k.step(executed)
+		return k.executePortal(r, i, body)
 	case pgwire.CopyDone, pgwire.CopyFail:
 		k.endCopy()
 	case pgwire.Flush:
@@ -297,35 +302,56 @@ func (k *link) undoes(m []byte, body int) bool {
 }
 
 // certain reports whether it is known if the server answers a Query or FunctionCall at i: it does not in the middle of a batch
-// that has failed. To find out, it is asked to close the unnamed portal, which the Query ends anyway: it does, or it has failed.
+// that has failed. To find out, it is asked to close a statement that there is not: it does, or it has failed.
 func (k *link) certain(r *rewriting, i int) bool {
 	switch {
 	case !k.unsynced, k.skipping, k.copyIn, k.doubtful, k.session.resource.mode == Session:
 		return true
 	case !k.probing:
 		k.probing = true
-		r.insert(i, pgwire.Close, 0, 0, 0, 6, 'P', 0, pgwire.Flush, 0, 0, 0, 4)
+		r.cut(i, i)
+		r.out = pgwire.AppendMessage(k.appendClose(r.out, noStatement), pgwire.Flush)
 		k.answers.push(answer{kind: closed, ours: true})
 		return false
 	}
 	return !k.answers.has(closed)
 }
 
-// query notes a Query or FunctionCall. What it does it commits, or not, together with the batch that it is in the middle of. The
-// connection is for nobody else then: it leaves PostgreSQL 18 in a state in which the next statement fails with XX000.
-func (k *link) query(t byte, body int) {
+// query notes a Query or FunctionCall. What it does it commits, or not, together with the batch that it is in the middle of, which ends
+// with it: no Sync is owed any more.
+func (k *link) query(t byte, body int) { k.queryOf(answer{kind: queried}, t, body) }
+
+// queryOf is query for one that a answers.
+func (k *link) queryOf(a answer, t byte, body int) {
 	k.probing = false
 	if k.skipping {
 		return
 	}
 	k.fresh = false
 	k.plainly.statements++
-	k.doubtful = k.doubtful || k.copyIn || k.unsynced
-	k.answers.push(answer{kind: queried})
+	k.doubtful = k.doubtful || k.copyIn || k.unsynced && k.spoilsNext()
+	k.unsynced, k.executes = k.unsynced && k.doubtful, false
+	k.doubted = k.doubted || k.tampering
+	k.answers.push(a)
 	if t == pgwire.Query {
 		k.scan(body)
 		k.forgetUnnamed()
 	}
+}
+
+// spoilsNext reports whether a Query in the middle of a batch leaves the server in a state in which the next statement fails, with XX000:
+// PostgreSQL 18 does, behind an Execute outside a block. The connection is for nobody else then.
+func (k *link) spoilsNext() bool {
+	const since = 18
+	return k.executes && k.status == pgwire.Idle && majorVersion(k.session.profile.Greeting.Parameters["server_version"]) >= since
+}
+
+// majorVersion reads the front of server_version; 0: it cannot be read.
+func majorVersion(version string) (major int) {
+	for i := 0; i < len(version) && version[i]-'0' < 10 && i < 4; i++ {
+		major = 10*major + int(version[i]-'0')
+	}
+	return major
 }
 
 // sync notes a Sync. While the server takes COPY data it ignores it, unless the COPY has failed meanwhile.
@@ -335,7 +361,7 @@ func (k *link) sync() {
 		return
 	}
 	k.answers.push(answer{kind: synced})
-	k.unsynced, k.skipping, k.ended = false, false, false
+	k.unsynced, k.skipping, k.ended, k.executes = false, false, false, false
 }
 
 // endCopy notes the end of COPY data, which may be sent before the server has asked for any. Outside COPY it is ignored.
