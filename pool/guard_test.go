@@ -175,6 +175,23 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
+// A login that breaks off is over: pgconn's request to cancel it would be a connection that nobody counts.
+func TestALoginThatBreaksOffIsNotCancelled(t *testing.T) {
+	fake := pgtest.Script{pgtest.ExpectStartup(), pgtest.SendBytes(first('S', 0)), pgtest.ExpectClose()}.Serve(t)
+	goroutines := runtime.NumGoroutine()
+	if err := dialTo(t, fake.DSN()); err == nil {
+		t.Error("logged in")
+	}
+	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > goroutines; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("something is still going on")
+		}
+	}
+	if n := fake.Cancels(); n > 0 || fake.Accepted() != 1 {
+		t.Errorf("there were %d cancel requests and %d connections, want none and 1", n, fake.Accepted())
+	}
+}
+
 // What a server may ask for is computed, to the last iteration.
 func TestManyIterationsAreComputed(t *testing.T) {
 	fake := pgtest.Script{pgtest.ExpectStartup(), challengeOnce(asking("1000000")), pgtest.Expect("p"), pgtest.HangUp()}.Serve(t)
