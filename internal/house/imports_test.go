@@ -34,8 +34,10 @@ var allowed = map[string][]string{
 	"pool":           {"eventloop", "pgwire"},
 	"config":         {"breaker", "fleet", "internal/yamlfile", "limiter", "pool"}, // their Config structs
 	"proxy":          {"breaker", "limiter"},                                       // what all protocols share
-	"proxy/postgres": {"auth", "breaker", "eventloop", "limiter", "pgwire", "pool", "proxy"},
-	"admin":          {"proxy"},
+	"proxy/postgres": {"auth", "breaker", "eventloop", "limiter", "pgwire", "pool", "proxy", "proxy/postgres/sqltext"},
+
+	"proxy/postgres/sqltext": {},
+	"admin":                  {"proxy"},
 
 	"cmd/weir": {anything},
 
