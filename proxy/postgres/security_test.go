@@ -160,7 +160,7 @@ func TestNothingOfASessionsSchemasRunsInWeirsOwnStatements(t *testing.T) {
 	}
 	c := start(t, settings{}).client("search_path='trap, pg_catalog'") // and the traps work
 	c.Query("SELECT 'a'::pg_catalog.text = 'b'::pg_catalog.text, current_setting('work_mem'), 'x'::text FROM pg_settings")
-	if got := sprung(); len(got) != 4 {
+	if got := sprung(); len(got) < 4 {
 		t.Errorf("the traps do not spring: %q", got)
 	}
 }
