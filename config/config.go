@@ -87,7 +87,8 @@ const (
 
 // Auth says how clients prove who they are.
 type Auth struct {
-	Method AuthMethod `yaml:"method" eg:"scram-sha-256"` // trust | password | md5 | scram-sha-256 (scram-sha-256)
+	Method  AuthMethod `yaml:"method" eg:"scram-sha-256"`                        // trust | password | md5 | scram-sha-256 (scram-sha-256)
+	MockKey Secret     `yaml:"mock_key" eg:"\"${file:/var/lib/weir/mock_key}\""` // random text, of which the salts that unknown users are shown are made, as by openssl rand -base64 32; weirs with the same one show the same (one that the fleet keeps in Redis; without a fleet a random one, new with each start)
 }
 
 // User is somebody who may log in to weir. Towards the database weir is always the user of the resource's upstream.
