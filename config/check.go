@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -13,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/weirproxy/weir/limiter"
+	"github.com/weirproxy/weir/upstream"
 )
 
 // check compares what was read: ranges that a type cannot express, and settings that contradict each other. It leaves
@@ -336,18 +338,27 @@ func (r *reader) checkKind(path string, kind Kind) {
 	r.oneOf(path, string(kind), string(Postgres))
 }
 
-// checkUpstream finds a weir that would connect to itself.
-func (r *reader) checkUpstream(path string, upstream DSN, cfg *Config) {
-	if upstream.IsZero() || !r.ok(path, "listen") {
+// checkUpstream finds a weir that would connect to itself, and passes on what else is to be said of the connection string.
+func (r *reader) checkUpstream(path string, dsn DSN, cfg *Config) {
+	if dsn.IsZero() || !r.ok(path) {
 		return
 	}
-	parsed, err := parseDSN(upstream.Reveal())
+	parsed, err := upstream.Parse(dsn.Reveal())
 	if err != nil {
 		return
 	}
+	for _, w := range parsed.Warnings() {
+		r.warn(path, w)
+	}
+	if !r.ok("listen") {
+		return
+	}
 	_, port, _ := net.SplitHostPort(cfg.Listen)
-	if isLoopback(parsed.Host) && strconv.Itoa(int(parsed.Port)) == port && sameAddress(cfg.Listen, net.JoinHostPort(parsed.Host, port)) {
-		r.problem(path, "is the address weir itself listens on", "the address of the database")
+	for _, h := range parsed.Hosts() {
+		host := cmp.Or(h.Address, h.Name)
+		if isLoopback(host) && strconv.Itoa(int(h.Port)) == port && sameAddress(cfg.Listen, net.JoinHostPort(host, port)) {
+			r.problem(path, "is the address weir itself listens on", "the address of the database")
+		}
 	}
 }
 

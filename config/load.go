@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/weirproxy/weir/internal/yamlfile"
+	"github.com/weirproxy/weir/upstream"
 )
 
 // Source is where a configuration comes from and what its ${…} stand for.
@@ -48,25 +49,28 @@ func Parse(data []byte, src Source) (cfg *Config, warnings Problems, err error) 
 
 // FromUpstream is the configuration without a file: one resource with the defaults, named after the DSN's database,
 // for clients of this machine, who are believed.
-func FromUpstream(dsn string) (*Config, error) {
+func FromUpstream(dsn string) (cfg *Config, warnings Problems, err error) {
 	const flag = "--upstream"
-	parsed, err := parseDSN(dsn)
+	parsed, err := upstream.Parse(dsn)
 	if err != nil {
-		return nil, Problems{{File: flag, Message: err.Error()}}
+		return nil, nil, Problems{{File: flag, Message: err.Error()}}
 	}
-	name := parsed.Database
+	name := parsed.Database()
 	if name == "" {
-		name = parsed.User // as PostgreSQL does
+		name = parsed.User() // as PostgreSQL does
 	}
 	if what, expected := badResourceName(name); what != "" {
-		return nil, Problems{{File: flag, Message: fmt.Sprintf("its database name %s; expected %s", what, expected)}}
+		return nil, nil, Problems{{File: flag, Message: fmt.Sprintf("its database name %s; expected %s", what, expected)}}
 	}
-	cfg := Default()
+	for _, w := range parsed.Warnings() {
+		warnings = append(warnings, Problem{File: flag, Message: w})
+	}
+	cfg = Default()
 	cfg.Auth.Method = AuthTrust
 	r := DefaultResource()
 	r.Upstream = DSN{NewSecret(dsn), showDSN(parsed)}
 	cfg.Resources = map[string]Resource{name: r}
-	return cfg, nil
+	return cfg, warnings, nil
 }
 
 // readConfig also reads pipes, as `weir check --config <(render)` gives them.

@@ -292,7 +292,7 @@ func TestTLSFiles(t *testing.T) {
 }
 
 func TestFromUpstream(t *testing.T) {
-	cfg, err := config.FromUpstream("postgres://app:" + secret + "@db/orders")
+	cfg, _, err := config.FromUpstream("postgres://app:" + secret + "@db/orders")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +311,7 @@ func TestFromUpstream(t *testing.T) {
 		"postgres://app:" + secret + "@db:x/o":  "",
 		"postgres://app:" + secret + "@db/weir": "",
 	} {
-		cfg, err := config.FromUpstream(dsn)
+		cfg, _, err := config.FromUpstream(dsn)
 		if want == "" {
 			var problems config.Problems
 			if !errors.As(err, &problems) || strings.Contains(err.Error(), secret) || !strings.HasPrefix(err.Error(), "--upstream: ") {

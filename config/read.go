@@ -20,6 +20,7 @@ import (
 	"github.com/weirproxy/weir/fleet"
 	"github.com/weirproxy/weir/internal/yamlfile"
 	"github.com/weirproxy/weir/limiter"
+	"github.com/weirproxy/weir/upstream"
 )
 
 type position = yamlfile.Position
@@ -400,8 +401,8 @@ func (r *reader) secret(path string, n ast.Node, v reflect.Value, f field) {
 		v.Set(reflect.ValueOf(NewSecret(text)))
 	default:
 		dsn, err := NewDSN(text)
-		if bad := (*dsnError)(nil); errors.As(err, &bad) {
-			r.problem(path, bad.what, bad.expected)
+		if bad := (*upstream.Mistake)(nil); errors.As(err, &bad) {
+			r.problem(path, bad.What, bad.Expected)
 			return
 		}
 		v.Set(reflect.ValueOf(dsn))
@@ -566,7 +567,7 @@ func expects(t reflect.Type, f field) string {
 	case t.Kind() == reflect.Pointer:
 		return expects(t.Elem(), f)
 	case t == dsnType:
-		return dsnShape
+		return upstream.Shape
 	case t == durationType && f.zero() != "":
 		return "a duration such as 500ms, 2s or 1h, or 0s for " + f.zero()
 	case t == durationType:

@@ -16,9 +16,8 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/upstream"
 )
 
 type serveCmd struct {
@@ -84,8 +83,7 @@ func (c serveCmd) Run(ctx context.Context, term terminal) error {
 // load reads the file, or makes up the configuration of a bare upstream.
 func (c serveCmd) load() (*config.Config, config.Problems, error) {
 	if c.Upstream != "" {
-		cfg, err := c.fromUpstream()
-		return cfg, nil, err
+		return c.fromUpstream()
 	}
 	cfg, warnings, err := config.Load(cmp.Or(c.Config, defaultConfig), os.LookupEnv)
 	if err != nil {
@@ -124,24 +122,24 @@ func statError(path string) error {
 
 // fromUpstream serves one database. Whoever can reach a port of other machines has to prove that he knows the DSN's
 // password: weir must not open a database that was closed.
-func (c serveCmd) fromUpstream() (*config.Config, error) {
-	cfg, err := config.FromUpstream(c.Upstream)
+func (c serveCmd) fromUpstream() (*config.Config, config.Problems, error) {
+	cfg, warnings, err := config.FromUpstream(c.Upstream)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, nil, usageError{err}
 	}
 	if err := c.override(cfg); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if isLoopback(cfg.Listen) {
-		return cfg, nil
+		return cfg, warnings, nil
 	}
-	dsn, err := pgconn.ParseConfig(c.Upstream)
-	if err != nil || dsn.User == "" || dsn.Password == "" {
-		return nil, usageError{fmt.Errorf("--listen %s can be reached from other machines, and --upstream has no user and password for them to log in with; use a loopback address, or --config with users", c.Listen)}
+	dsn, err := upstream.Parse(c.Upstream)
+	if err != nil || dsn.User() == "" || dsn.Password() == "" {
+		return nil, nil, usageError{fmt.Errorf("--listen %s can be reached from other machines, and --upstream has no user and password for them to log in with; use a loopback address, or --config with users", c.Listen)}
 	}
 	cfg.Auth.Method = config.AuthSCRAM
-	cfg.Users = map[string]config.User{dsn.User: {Password: config.NewSecret(dsn.Password)}}
-	return cfg, nil
+	cfg.Users = map[string]config.User{dsn.User(): {Password: config.NewSecret(dsn.Password())}}
+	return cfg, warnings, nil
 }
 
 func isLoopback(address string) bool {
