@@ -17,6 +17,10 @@ type Source struct {
 	File     string                            // as problems name it; relative paths inside are relative to its directory
 	Env      func(name string) (string, bool)  // ${NAME}; os.LookupEnv if nil
 	ReadFile func(path string) ([]byte, error) // ${file:path} and certificates; regular files of up to 1 MiB if nil
+
+	// Mode is the permissions of a file, if that can be known: who else may read a secret. The file system's if nil and
+	// ReadFile is nil, too.
+	Mode func(path string) (mode fs.FileMode, known bool)
 }
 
 // Load reads, expands and checks the file at path. env is what ${NAME} stands for, os.LookupEnv if nil.

@@ -51,15 +51,19 @@ func TestPasswordsFitTheirDSN(t *testing.T) {
 	}
 }
 
-func TestEncodedPasswordsStayAsTheyAre(t *testing.T) {
-	cfg, _, err := config.Parse([]byte("auth: { method: trust }\nresources: { orders: { upstream: \"postgres://app:${PW}@db/orders\" } }"), config.Source{
+// A value is what it is: whoever has it percent-encoded in the environment is told.
+func TestPasswordsAreTakenAsTheyAre(t *testing.T) {
+	cfg, warnings, err := config.Parse([]byte("auth: { method: trust }\nresources: { orders: { upstream: \"postgres://app:${PW}@db/orders?sslmode=verify-full\" } }"), config.Source{
 		Env: func(string) (string, bool) { return "p%40ss", true },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := pgconn.ParseConfig(cfg.Resources["orders"].Upstream.Reveal()); err != nil || got.Password != "p@ss" {
+	if got, err := pgconn.ParseConfig(cfg.Resources["orders"].Upstream.Reveal()); err != nil || got.Password != "p%40ss" {
 		t.Errorf("the password has become %q (%v)", got.Password, err)
+	}
+	if len(warnings) != 1 || !strings.Contains(warnings.Error(), "looks as if it had been percent-encoded") || strings.Contains(warnings.Error(), "p%40") {
+		t.Errorf("warnings %v", warnings)
 	}
 }
 

@@ -45,6 +45,7 @@ type Upstream struct {
 	hosts    []Host
 	random   bool // the order of hosts
 	trust    trust
+	written  map[string]string
 	warnings []string
 	files    []string
 }
@@ -81,7 +82,7 @@ func Parse(text string) (*Upstream, error) {
 	}
 	r.dialer()
 	r.warnOfUnknown()
-	return &Upstream{cfg: r.cfg, hosts: r.hosts, random: r.random, trust: r.trust, warnings: r.warnings, files: r.secretFiles()}, nil
+	return &Upstream{cfg: r.cfg, hosts: r.hosts, random: r.random, trust: r.trust, written: r.written, warnings: r.warnings, files: r.secretFiles()}, nil
 }
 
 // Config is for one connection, and the caller's to change; it is only to be used with pgconn.ConnectConfig.
@@ -114,6 +115,9 @@ func (u *Upstream) Connect(ctx context.Context) (*pgconn.PgConn, error) {
 	conn, err := pgconn.ConnectConfig(ctx, u.Config())
 	return conn, u.Explain(err)
 }
+
+// Written says that the connection string itself has a setting, and not the environment or a file.
+func (u *Upstream) Written(key string) bool { return u.written[key] != "" }
 
 // User is whom weir logs in as.
 func (u *Upstream) User() string { return u.cfg.User }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -176,7 +177,7 @@ func New(o Options) (*Server, error) {
 		ctx:        ctx,
 		stop:       stop,
 		handshakes: make(chan struct{}, handshakesPerCore*runtime.NumCPU()),
-		namePrefix: "weir_" + rand.Text()[:13] + "_",
+		namePrefix: "weir_" + strings.ToLower(rand.Text()[:13]) + "_", // in lower case: EXECUTE names it without quotes
 		pending:    make(map[*login]struct{}),
 	}
 	s.statement.Store(outdatedStatement)
