@@ -322,6 +322,7 @@ func (r *reader) checkResource(path string, res *Resource, cfg *Config) {
 	r.checkUpstream(join(path, "upstream"), res.Upstream, cfg)
 	r.oneOf(join(path, "pool_mode"), string(res.PoolMode), "transaction", "session", "statement")
 	r.oneOf(join(path, "pinning"), string(res.Pinning), "pin", "warn", "refuse")
+	r.oneOf(join(path, "reset"), string(res.Reset), "detected", "always")
 	res.Pool().Validate(r.under(path))
 	res.Queue.Validate(r.under(join(path, "queue")))
 	res.Breaker.Validate(r.under(join(path, "breaker")))

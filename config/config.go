@@ -123,6 +123,15 @@ const (
 	PinNot  Pinning = "refuse" // they are refused
 )
 
+// Reset says when a server connection is put back to what it was before anybody had it.
+type Reset string
+
+// The kinds of reset.
+const (
+	ResetDetected Reset = "detected" // when a session was seen to leave something
+	ResetAlways   Reset = "always"   // whenever it comes to another client
+)
+
 // Resource is one database with its budget and its rules.
 type Resource struct {
 	Kind        Kind                 `yaml:"kind" eg:"postgres"`                                                                                     // postgres (postgres)
@@ -131,6 +140,7 @@ type Resource struct {
 	PoolMode    PoolMode             `yaml:"pool_mode" eg:"transaction"`                                                                             // transaction | session | statement: how long a client keeps a server connection (transaction)
 	Pinning     Pinning              `yaml:"pinning" eg:"refuse"`                                                                                    // pin | warn | refuse: what becomes of a session in pool mode transaction or statement that leaves something on its server connection which cannot follow it to another, as LISTEN does: it keeps the connection, and that is logged, or it is refused (pin)
 	Pinned      int                  `yaml:"pinned" weir:"zero=off" eg:"10"`                                                                         // sessions that may keep a server connection so at once; the next one is refused (off)
+	Reset       Reset                `yaml:"reset" eg:"always"`                                                                                      // detected | always: in pool mode transaction or statement, what a session leaves on a server connection is put back where it was noticed, or everything is whenever the connection comes to another client; docs/explanation/pooling.md says who needs that (detected)
 	Rate        *limiter.Rate        `yaml:"rate" eg:"{ per_second: 2000, burst: 500 }"`                                                             // transactions that may start, whole fleet (unlimited)
 	Queue       limiter.Queue        `yaml:"queue" eg:"{ wait: 2s, length: auto }"`                                                                  // clients that wait for a server connection
 	Adaptive    *limiter.Adaptive    `yaml:"adaptive" eg:"{ min: 4 }"`                                                                               // limit on running transactions below the budget, found from how long they take (enabled)
@@ -200,6 +210,7 @@ func DefaultResource() Resource {
 		Connections: shelf.Connections,
 		PoolMode:    PoolTransaction,
 		Pinning:     Pin,
+		Reset:       ResetDetected,
 		Queue:       limiter.Queue{}.WithDefaults(),
 		Adaptive:    new(limiter.Adaptive{Enabled: true}.WithDefaults()),
 		Breaker:     breaker.Config{}.WithDefaults(),

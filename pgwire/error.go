@@ -1,6 +1,9 @@
 package pgwire
 
-import "encoding/binary"
+import (
+	"cmp"
+	"encoding/binary"
+)
 
 // Error is what a proxy reads from, or says in, an ErrorResponse or NoticeResponse (manual, "Error and Notice Message
 // Fields").
@@ -11,6 +14,7 @@ type Error struct {
 	Detail   string // left out when empty
 	Hint     string // left out when empty
 	Routine  string // the function in the server's source; only read
+	Context  string // what the server was about, such as a function that was called; only read
 }
 
 // Error returns the message as a client shows it.
@@ -33,10 +37,15 @@ func appendFields(dst []byte, t byte, e *Error) []byte {
 			dst = append(append(append(dst, code), s...), 0)
 		}
 	}
-	field('S', e.Severity)
-	field('V', e.Severity)
-	field('C', e.Code)
-	field('M', e.Message)
+	// These are always there, even where we pass on what a server said without them: drivers count on it.
+	field('S', cmp.Or(e.Severity, "ERROR"))
+	field('V', cmp.Or(e.Severity, "ERROR"))
+	code := e.Code
+	if len(code) != 5 {
+		code = "XX000"
+	}
+	field('C', code)
+	field('M', cmp.Or(e.Message, "no reason was given"))
 	field('D', e.Detail)
 	field('H', e.Hint)
 	dst = append(dst, 0)
@@ -71,6 +80,8 @@ func ParseError(body []byte) Error {
 			e.Hint = string(value)
 		case 'R':
 			e.Routine = string(value)
+		case 'W':
+			e.Context = string(value)
 		}
 		body = rest
 	}

@@ -135,7 +135,7 @@ func (b *Budget) expired(now time.Time) (out []*Server) {
 	for _, p := range b.pools {
 		for i := 0; i < len(p.idle); {
 			s := p.idle[i]
-			if s.expired(now) || s.restsFor > 0 && now.Sub(s.rested) > s.restsFor {
+			if s.outdated() || s.expired(now) || s.restsFor > 0 && now.Sub(s.rested) > s.restsFor {
 				out = append(out, p.takeLocked(i))
 				b.counts.Used++ // in our hands
 				continue
@@ -145,6 +145,9 @@ func (b *Budget) expired(now time.Time) (out []*Server) {
 	}
 	return out
 }
+
+// outdated reports whether newer connections to the same address have other defaults.
+func (s *Server) outdated() bool { return s.defaults != nil && s.defaults.replaced.Load() }
 
 func (s *Server) expired(now time.Time) bool { return !s.expires.IsZero() && now.After(s.expires) }
 

@@ -88,6 +88,7 @@ func dial(ctx context.Context, c *pgconn.Config, only string) (*Dialed, error) {
 		socket, last = eventloop.NewSecure(conn), addr
 		return socket, nil
 	}
+	c.BuildFrontend = guarded(c.BuildFrontend)
 	conn, err := pgconn.ConnectConfig(ctx, c)
 	if err != nil {
 		return nil, err
@@ -105,6 +106,11 @@ func dial(ctx context.Context, c *pgconn.Config, only string) (*Dialed, error) {
 	d := takeOver(hijacked, socket)
 	d.addr = last
 	return d, nil
+}
+
+func newServer(p *Pool, d *Dialed) *Server {
+	reported := d.hijacked.ParameterStatuses
+	return &Server{pool: p, hijacked: d.hijacked, params: maps.Clone(reported), base: maps.Clone(reported)}
 }
 
 func takeOver(h *pgconn.HijackedConn, wrapped *eventloop.Secure) *Dialed {
@@ -151,13 +157,14 @@ func (p *Pool) dialOne() {
 // adopt puts a new connection under a loop and gives it to the longest waiter, or on the shelf.
 func (p *Pool) adopt(d *Dialed) error {
 	b := p.budget
-	p.welcome(d)
+	defaults := p.welcome(d)
 	fd, err := eventloop.Take(d.socket)
 	if err != nil {
 		return err
 	}
 	now := time.Now()
-	s := &Server{pool: p, hijacked: d.hijacked, params: maps.Clone(d.hijacked.ParameterStatuses)}
+	s := newServer(p, d)
+	s.defaults = defaults
 	if b.cfg.ServerLifetime > 0 {
 		s.expires = now.Add(jittered(b.cfg.ServerLifetime))
 	}

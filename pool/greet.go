@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -12,29 +11,9 @@ import (
 	"github.com/weirproxy/weir/eventloop"
 )
 
-// internMost bounds how many different settings are remembered. Beyond, each login asks the server anew.
-const internMost = 1024
-
-// Greeting is what the server reports to a client that logs in. It never changes.
-type Greeting struct {
-	Parameters map[string]string // by ParameterStatus
-}
-
-// Profile is what a session has set, and what it was told of all that is reported. Equal ones are mostly the same pointer. It
-// never changes.
-type Profile struct {
-	Settings *Settings
-	Greeting *Greeting
-}
-
-// intern finds the one Profile of equal ones.
-type intern struct {
-	mu    sync.Mutex
-	known map[string]*Profile
-}
-
 // Known is Greet for what is known already, nil for what is not; it does not wait.
 func (p *Pool) Known(asked []Setting) *Profile {
+	p.lookAgain()
 	if len(asked) == 0 {
 		return p.standard.Load()
 	}
@@ -64,55 +43,7 @@ func (p *Pool) Greet(ctx context.Context, asked []Setting) (*Profile, error) {
 		reported[name.Name] = name.Value
 		greeting = &Greeting{Parameters: reported}
 	}
-	return p.asked.add(all.key, &Profile{Settings: p.needed(all, greeting), Greeting: greeting}), nil
-}
-
-// Adopt returns the profile of a session whose server connection s has the settings list by now, in the server's own words.
-// was is what it had before.
-func (p *Pool) Adopt(s *Server, list []Setting, was *Profile) *Profile {
-	var settings *Settings
-	if len(list) > 0 {
-		settings = newSettings(list)
-	}
-	if was.Settings.equal(settings) && s.Reports(was.Greeting) {
-		return was
-	}
-	key := settings.identifies()
-	if known := p.adopted.find(key); known != nil && s.Reports(known.Greeting) {
-		return known
-	}
-	greeting := was.Greeting
-	if !s.Reports(greeting) {
-		greeting = s.Greeting()
-	}
-	return p.adopted.put(key, &Profile{Settings: settings, Greeting: greeting})
-}
-
-// Restore returns the profile of a session that has now, but where a parameter of its startup is no more set, has it as then:
-// that is what RESET brings back.
-func (p *Pool) Restore(startup, now *Profile) *Profile {
-	var missing []Setting
-	for i := range startup.Settings.len() {
-		if _, ok := now.Settings.get(startup.Settings.names[i]); !ok {
-			missing = append(missing, Setting{startup.Settings.names[i], startup.Settings.values[i]})
-		}
-	}
-	if len(missing) == 0 {
-		return now
-	}
-	all := newSettings(append(now.Settings.list(), missing...))
-	if all.equal(startup.Settings) {
-		return startup
-	}
-	reported := maps.Clone(now.Greeting.Parameters)
-	for name := range reported {
-		for _, m := range missing {
-			if equalFold(m.Name, name) {
-				reported[name] = startup.Greeting.Parameters[name]
-			}
-		}
-	}
-	return &Profile{Settings: all, Greeting: &Greeting{Parameters: reported}}
+	return p.asked.add(all.key, newProfile(all, greeting)), nil
 }
 
 // Standard is what a server connection reports that nobody has changed.
@@ -128,31 +59,7 @@ func (p *Pool) greetingFor(ctx context.Context, checked []Setting) (*Greeting, e
 		return nil, err
 	}
 	s := newSettings(checked)
-	return p.asked.add(s.key, &Profile{Settings: p.needed(s, g), Greeting: g}).Greeting, nil
-}
-
-// needed drops the settings that the server has anyway, as far as it reports them.
-func (p *Pool) needed(s *Settings, got *Greeting) *Settings {
-	base := p.standard.Load().Greeting
-	var keep []Setting
-	for i, name := range s.names {
-		reported, isReported := lookupFold(got.Parameters, name)
-		standard, _ := lookupFold(base.Parameters, name)
-		if !isReported || reported != standard {
-			keep = append(keep, Setting{name, s.values[i]})
-		}
-	}
-	if len(keep) == 0 {
-		return nil
-	}
-	if len(keep) == len(s.names) {
-		return s
-	}
-	smaller := newSettings(keep)
-	if known := p.asked.find(smaller.key); known != nil && known.Settings.equal(smaller) {
-		return known.Settings
-	}
-	return smaller
+	return p.asked.add(s.key, newProfile(s, g)).Greeting, nil
 }
 
 // lookupFold finds a parameter by name, whose case does not matter to the server.
@@ -269,19 +176,6 @@ func (b *Budget) unreserve() {
 	b.dialForAllLocked()
 }
 
-// welcome keeps what a new connection was told, for the clients to come. What was asked of an older server is forgotten.
-func (p *Pool) welcome(d *Dialed) {
-	now := maps.Clone(d.hijacked.ParameterStatuses)
-	old := p.standard.Load()
-	if old != nil && maps.Equal(old.Greeting.Parameters, now) {
-		return
-	}
-	p.standard.Store(&Profile{Greeting: &Greeting{Parameters: now}})
-	if old != nil && old.Greeting.Parameters["server_version"] != now["server_version"] {
-		p.asked.forget()
-	}
-}
-
 // unlimited is how many may wait where that is bounded elsewhere.
 const unlimited = int(^uint(0) >> 1)
 
@@ -307,45 +201,4 @@ func (p *Pool) borrow(ctx context.Context, most int) (*Server, error) {
 		}
 		return nil, context.Cause(ctx)
 	}
-}
-
-func (n *intern) find(key string) *Profile {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.known[key]
-}
-
-// add remembers p, unless another was remembered first, which it then returns.
-func (n *intern) add(key string, p *Profile) *Profile {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if first := n.known[key]; first != nil {
-		return first
-	}
-	n.rememberLocked(key, p)
-	return p
-}
-
-// put remembers p in the place of any other.
-func (n *intern) put(key string, p *Profile) *Profile {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.rememberLocked(key, p)
-	return p
-}
-
-func (n *intern) rememberLocked(key string, p *Profile) {
-	if len(n.known) >= internMost {
-		clear(n.known) // rare and harmless: settings that are in use stay valid, only equality may be missed
-	}
-	if n.known == nil {
-		n.known = make(map[string]*Profile)
-	}
-	n.known[key] = p
-}
-
-func (n *intern) forget() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	clear(n.known)
 }

@@ -47,7 +47,7 @@ func (p *Pool) dialOwn(ctx context.Context, l *eventloop.Loop, asked []Setting) 
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{pool: p, hijacked: d.hijacked, params: maps.Clone(d.hijacked.ParameterStatuses)}
+	s := newServer(p, d)
 	attached := make(chan error, 1)
 	l.Post(eventloop.TaskFunc(func() { attached <- s.Conn.Attach(l, fd, d.secure, s) }))
 	if err := <-attached; err != nil {

@@ -1,11 +1,19 @@
 package pool
 
+import "strconv"
+
 // Prepared is what a server connection has prepared for its borrowers, by number. Which text a number stands for is the
 // borrowers' business; here is only whether the server knows it.
+//
+// What sessions say in SQL may drop statements, or put others in their place. So their names on a connection have a part that is
+// drawn at random, anew whenever that may have happened: what was believed before is of no importance then.
 type Prepared struct {
 	// Unnamed is the statement that the unnamed one was last parsed as; 0: unknown, or none.
 	Unnamed uint64
+	// Prefix is what the names begin with. The borrower draws it; empty: it has yet to.
+	Prefix string
 
+	stale []string // names that are not used any more, and have yet to be closed
 	named map[uint64]*preparedStatement
 	// all of them in a ring, the one used last ahead of the one used longest ago; nil without any
 	last *preparedStatement
@@ -58,6 +66,25 @@ func (p *Prepared) Remove(id uint64) {
 
 // Clear records that no statement is prepared any more.
 func (p *Prepared) Clear() { *p = Prepared{} }
+
+// Doubt records that it is not known any more what is prepared. From now on the names are others.
+func (p *Prepared) Doubt() {
+	stale := p.stale
+	for id := range p.named {
+		stale = append(stale, p.Prefix+strconv.FormatUint(id, 10))
+	}
+	*p = Prepared{Unnamed: p.Unnamed, stale: stale}
+}
+
+// Doubted reports whether there may be statements under names that are not used any more.
+func (p *Prepared) Doubted() bool { return len(p.stale) > 0 }
+
+// TakeStale returns the names that are not used any more, for the caller to close them.
+func (p *Prepared) TakeStale() []string {
+	stale := p.stale
+	p.stale = nil
+	return stale
+}
 
 // Oldest returns the statement that was used longest ago, when there are more than most.
 func (p *Prepared) Oldest(most int) (id uint64, tooMany bool) {

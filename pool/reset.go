@@ -26,8 +26,10 @@ type Leftover struct {
 	CopyEnds bool // the end of COPY data was sent before the server has asked for any
 	Extended bool // the COPY, if there is one, was started by Execute, and ends with a Sync
 	Dirty    bool // session state was changed: DISCARD ALL
+	Doubted  bool // it is not certain what is prepared: DEALLOCATE ALL
 	Cancel   bool // what runs is not wanted any more
 	Broken   bool // a message was left unfinished: nothing can be said any more
+	Look     bool // nothing is to be cleaned: the server is to report what has changed
 
 	Skip  int    // bytes of the server's current message that are still to come
 	Carry []byte // what has come behind that; copied
@@ -50,7 +52,7 @@ type resetting struct {
 	handler  eventloop.Handler
 	out      []byte // not yet written
 	aborted  bool   // a message was sent that ends whatever has begun, COPY included, with an error
-	cancelAt bool   // a cancel was sent: one more round trip proves that it has arrived
+	cancelAt bool   // a cancel was sent: one more round trip proves that it has arrived; or that is all that is wanted
 	waited   time.Duration
 	ours     bool // what runs is our own cleaning: an error is the end
 	lost     bool // how many ReadyForQuery come ahead of the answer to our ROLLBACK is not certain
@@ -79,7 +81,7 @@ func (s *Server) Reset(l *eventloop.Loop, left Leftover) {
 	if running {
 		s.CancelSoon(l, nil)
 	}
-	r.cancelAt = s.Cancels > 0
+	r.cancelAt = s.Cancels > 0 || left.Look
 	s.carry = s.carry[:0]
 	if !r.hear(append(l.Scratch[:0], left.Carry...)) {
 		r.fail()
@@ -292,7 +294,7 @@ func (r *resetting) heard(t byte, body []byte) bool {
 		r.left.Owed--
 		r.left.Status = body[0]
 	case pgwire.ParameterStatus:
-		r.s.NoteParameter(body)
+		r.s.noteParameter(body, r.left.Look)
 	case pgwire.ErrorResponse:
 		e := pgwire.ParseError(body)
 		return !e.Fatal() && !r.ours
@@ -315,9 +317,11 @@ func (r *resetting) step() {
 		r.query("ROLLBACK")
 	case r.left.Dirty:
 		r.left.Dirty = false
+		r.s.Discarded()
+		r.query(discardAll)
+	case r.left.Doubted && r.s.Prepared.Doubted(): // or DISCARD ALL has dropped them
 		r.s.Prepared.Clear()
-		r.s.Settings = nil
-		r.query("DISCARD ALL")
+		r.query("DEALLOCATE ALL")
 	default:
 		r.finish()
 		r.s.pool.Release(r.s)

@@ -17,10 +17,15 @@ import (
 type Server struct {
 	Conn     eventloop.Conn
 	Prepared Prepared
-	Settings *Settings // what the last borrower had set through us; nil: as the server user's own
+	Settings *Settings // what the last borrower had set; nil: as the server user's own
+	Borrower uint64    // a number of the last borrower's; 0: nobody has had it
 	Cancels  int       // cancel requests under way; the borrower's loop counts them, and the server must not go on before 0
 
-	unsafe   bool // a cancel request may arrive at any time
+	unsafe   bool              // it must not serve anyone else: a cancel request may arrive at any time, or it is not what is wanted
+	suits    *Profile          // who may run on it as it is; nil: that is not known
+	explicit keptSet           // parameters that are set on it, so that a change of the default does not change them
+	base     map[string]string // as reported while no session had set it
+	defaults *defaults         // of its address when it was opened; nil: it is not for all
 	pool     *Pool
 	hijacked *pgconn.HijackedConn              // for cancel requests: address, key and TLS settings
 	params   map[string]string                 // as last reported by the server
@@ -104,7 +109,7 @@ func (s *Server) hearIdle(b []byte) bool {
 		}
 		switch b[0] {
 		case pgwire.ParameterStatus:
-			s.NoteParameter(b[pgwire.HeaderSize:][:body])
+			s.noteParameter(b[pgwire.HeaderSize:][:body], true)
 		case pgwire.NoticeResponse, pgwire.NotificationResponse:
 		default:
 			return false
@@ -120,15 +125,6 @@ func (s *Server) User() string { return s.hijacked.Config.User }
 
 // PID is the process that the server connection has on the server.
 func (s *Server) PID() uint32 { return s.hijacked.PID }
-
-// NoteParameter remembers the body of a ParameterStatus.
-func (s *Server) NoteParameter(body []byte) {
-	name, rest, _ := pgwire.CString(body)
-	value, _, ok := pgwire.CString(rest)
-	if ok && s.params[string(name)] != string(value) {
-		s.params[string(name)] = string(value)
-	}
-}
 
 // Reports tells whether the server's parameters are those of g, as far as they are reported.
 func (s *Server) Reports(g *Greeting) bool {

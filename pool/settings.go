@@ -13,8 +13,6 @@ import (
 type Settings struct {
 	names, values []string // sorted by name, in lower case: to the server it makes no difference
 	key           string
-	plan          string // see Plan
-	temporary     bool   // see Temporary
 }
 
 // Setting is one parameter.
@@ -26,10 +24,15 @@ func newSettings(asked []Setting) *Settings {
 	for _, l := range list {
 		s.names, s.values = append(s.names, l.Name), append(s.values, l.Value)
 	}
-	path, _ := s.get("search_path")
-	s.temporary = strings.Contains(path, "pg_temp")
-	s.plan = keyOf(slices.DeleteFunc(list, func(l Setting) bool { return slices.Contains(unplanned, l.Name) }))
 	return s
+}
+
+// settingsOf is newSettings, nil for none.
+func settingsOf(list []Setting) *Settings {
+	if len(list) == 0 {
+		return nil
+	}
+	return newSettings(list)
 }
 
 // canonical is asked, as a list of its own, in lower case, sorted by name, each name once: the last one given holds.
@@ -60,23 +63,6 @@ func keyOf(list []Setting) string {
 	return key.String()
 }
 
-// unplanned are parameters that make no difference to what a statement means, or to how it is planned.
-var unplanned = []string{
-	"application_name", "client_min_messages", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout",
-	"idle_session_timeout",
-}
-
-// Plan is equal for settings under which a statement means the same and is planned alike.
-func (s *Settings) Plan() string {
-	if s == nil {
-		return ""
-	}
-	return s.plan
-}
-
-// Temporary reports whether tables may be temporary without anybody saying so: the search path names their schema.
-func (s *Settings) Temporary() bool { return s != nil && s.temporary }
-
 func (s *Settings) get(name string) (string, bool) {
 	if s == nil {
 		return "", false
@@ -91,48 +77,126 @@ func (s *Settings) get(name string) (string, bool) {
 // identity are the parameters that decide what the others may be set to: they are left first, and entered last.
 var identity = []string{"role", "session_authorization"}
 
-// AppendChange appends the Query that turns a connection with the settings from into one with the settings to. Either may
-// be nil, for none. It appends nothing when they are the same.
+// Suits reports whether a session with the profile p may run on s as it is, for all that is known.
+func (s *Server) Suits(p *Profile) bool { return s.suits == p && s.Settings == p.Settings }
+
+// Differs are the parameters that s reports otherwise than a client with the profile p was told.
+func (s *Server) Differs(p *Profile) (list []Setting) {
+	for name, value := range s.params {
+		if told, ok := p.Greeting.Parameters[name]; ok && told != value {
+			list = append(list, Setting{name, value})
+		}
+	}
+	return list
+}
+
+// AppendDiscard appends the Query that leaves nothing of what sessions have set, prepared, locked or opened on s.
+func (s *Server) AppendDiscard(dst []byte) []byte {
+	s.Discarded()
+	return pgwire.AppendQuery(dst, discardAll)
+}
+
+// discardAll is all that PostgreSQL knows of a session (manual, "DISCARD").
+const discardAll = "DISCARD ALL"
+
+// News are the facts about the server, as it reports them, of which a client with the profile p was told otherwise.
+func (s *Server) News(p *Profile) (news []Setting) {
+	for name, value := range s.params {
+		if p.Greeting.Parameters[name] != value && isFact(name) && !p.Settings.Has(name) && !s.Settings.Has(name) {
+			news = append(news, Setting{name, value})
+		}
+	}
+	return news
+}
+
+// Suit appends the Query that has a session with the profile p run on s with all that it has set, and was told. It appends
+// nothing when it would anyway.
 //
 // The Query changes all or nothing, and where it fails the session is left in a failed transaction, so that nothing takes
-// effect that was sent behind it: nobody has to wait for its answer.
-func AppendChange(dst []byte, from, to *Settings) []byte {
-	if from.equal(to) {
-		return dst
+// effect that was sent behind it, but for what ends that: nothing else has to wait for its answer.
+func (s *Server) Suit(dst []byte, p *Profile) []byte {
+	c := change{sure: true}
+	from, to := s.Settings, p.Settings
+	differ := !from.equal(to)
+	if differ {
+		c.leave(s, from, to)
+		c.enter(s, from, to)
 	}
-	var sql strings.Builder
-	sure := true // of its success
-	reset := func(name string) { sql.WriteString("RESET " + quoteName(name) + ";") }
-	set := func(name, value string) {
-		sql.WriteString("SELECT pg_catalog.set_config(" + QuoteString(name) + "," + QuoteString(value) + ",false);")
-		sure = sure && name == "application_name"
+	c.keep(s, p)
+	if differ {
+		c.identify(to)
 	}
-	for _, name := range identity { // left whatever it is that changes, which may be more than that identity is allowed
-		if _, had := from.get(name); had {
-			reset(name)
+	s.Settings, s.suits = to, p
+	return c.append(dst)
+}
+
+// change is a Query that changes settings, while it is put together.
+type change struct {
+	sql  strings.Builder
+	sure bool // of its success
+}
+
+func (c *change) reset(name string) { c.sql.WriteString("RESET " + quoteName(name) + ";") }
+
+func (c *change) set(name, value string) {
+	c.sql.WriteString("SELECT pg_catalog.set_config(" + QuoteString(name) + "," + QuoteString(value) + ",false);")
+	c.sure = c.sure && name == "application_name"
+}
+
+// leave resets what to does not have. Identities are left whatever it is that changes, which may be more than they are allowed.
+func (c *change) leave(s *Server, from, to *Settings) {
+	for _, name := range identity {
+		if from.Has(name) {
+			c.reset(name)
 		}
 	}
 	for i := range from.len() {
-		name := from.names[i]
-		if _, kept := to.get(name); !kept && !slices.Contains(identity, name) {
-			reset(name)
+		if name := from.names[i]; !to.Has(name) && !slices.Contains(identity, name) && s.reported(name) == 0 {
+			c.reset(name)
 		}
 	}
+}
+
+// enter sets what from does not have.
+func (c *change) enter(s *Server, from, to *Settings) {
 	for i := range to.len() {
-		name := to.names[i]
-		if old, ok := from.get(name); !slices.Contains(identity, name) && (!ok || old != to.values[i]) {
-			set(name, to.values[i])
+		name, value := to.names[i], to.values[i]
+		if old, ok := from.get(name); (!ok || old != value) && !slices.Contains(identity, name) && s.reported(name) == 0 {
+			c.set(name, value)
 		}
 	}
+}
+
+// keep sets what is reported and not as the client was told, or asked for and only there by default, which may change.
+func (c *change) keep(s *Server, p *Profile) {
+	for name, value := range p.Greeting.Parameters {
+		set := s.reported(name)
+		if set != 0 && (s.params[name] != value || set&p.asked&^s.explicit != 0) {
+			c.set(name, value)
+			s.explicit |= set
+		}
+	}
+}
+
+// identify enters the identities of to, once those that were before have been left.
+func (c *change) identify(to *Settings) {
 	for _, name := range slices.Backward(identity) {
 		if value, ok := to.get(name); ok {
-			set(name, value)
+			c.set(name, value)
 		}
 	}
-	if sure {
-		return pgwire.AppendQuery(dst, sql.String())
+}
+
+// append appends the Query, if there is anything to change.
+func (c *change) append(dst []byte) []byte {
+	switch {
+	case c.sql.Len() == 0:
+		return dst
+	case c.sure:
+		return pgwire.AppendQuery(dst, c.sql.String())
+	default:
+		return pgwire.AppendQuery(dst, "BEGIN;"+c.sql.String()+"COMMIT")
 	}
-	return pgwire.AppendQuery(dst, "BEGIN;"+sql.String()+"COMMIT")
 }
 
 func (s *Settings) equal(other *Settings) bool { return s.identifies() == other.identifies() }

@@ -15,10 +15,13 @@ const searchDepth = 8
 type Pool struct {
 	budget   *Budget
 	dial     DialFunc
-	dialed   func(error)             // told the outcome of each dial; no lock is held
+	dialed   func(error) // told the outcome of each dial; no lock is held
+	require  func(map[string]string) bool
 	standard atomic.Pointer[Profile] // of a server connection that nobody has changed anything on; nil before the first
 	asked    intern                  // by what clients ask for at startup
-	adopted  intern                  // by what they have set since
+	adopted  intern                  // all others
+	standards
+	looked atomic.Int64 // when a server was last looked at again, in nanoseconds since 1970
 
 	// guarded by budget.mu
 	idle     []*Server // last used is last, so the front is what has rested longest
@@ -141,7 +144,7 @@ func (p *Pool) release(s *Server, now time.Time) (next *Waiter, victim *Server, 
 	b := p.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed || s.unsafe || s.expired(now) || b.counts.Open() > b.cfg.Connections {
+	if b.closed || s.unsafe || s.outdated() || s.expired(now) || b.counts.Open() > b.cfg.Connections {
 		return nil, nil, false
 	}
 	if w := p.waiting.pop(); w != nil {

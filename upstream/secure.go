@@ -59,7 +59,7 @@ func (t trust) allows(method string) bool {
 // Policy is what may be shown over a connection, with TLS or through a Unix socket.
 func (u *Upstream) Policy(encrypted, socket bool) Policy { return u.trust.policy(encrypted, socket) }
 
-// secure decides for each host how TLS is used, and has every login watched.
+// secure decides for each host how TLS is used.
 func (r *reading) secure() error {
 	mode := r.sslmode()
 	if mode == "" {
@@ -81,7 +81,6 @@ func (r *reading) secure() error {
 	}
 	setWays(r.cfg, r.hosts)
 	r.findTrust(mode)
-	r.cfg.AfterNetConnect = watcher(r.cfg.Password, r.trust)
 	return nil
 }
 
@@ -169,17 +168,30 @@ func (r *reading) findTrust(mode string) {
 	}
 }
 
-// watcher is called with every connection before anything is said on it.
-func watcher(password string, t trust) func(context.Context, *pgconn.Config, net.Conn) (net.Conn, error) {
-	return func(_ context.Context, c *pgconn.Config, conn net.Conn) (net.Conn, error) {
-		_, encrypted := conn.(*tls.Conn)
-		p := t.policy(encrypted, conn.RemoteAddr().Network() == "unix")
-		c.Password = password // another server may have been tried before, which asked for SCRAM
-		c.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-			return pgproto3.NewFrontend(&loginReader{Reader: r, cfg: c, policy: p}, w)
-		}
-		return conn, nil
+// watch is over the logins of one dial, which may try several servers one after the other.
+type watch struct {
+	trust    trust
+	password string
+	cfg      *pgconn.Config // that pgconn goes by; it is its own copy
+	policy   Policy         // on the connection that is tried
+}
+
+// watched has every login with c, which is for one dial, watched.
+func watched(c *pgconn.Config, t trust) {
+	w := &watch{trust: t, password: c.Password, cfg: c}
+	build := c.BuildFrontend
+	c.AfterNetConnect = w.connected
+	c.BuildFrontend = func(r io.Reader, out io.Writer) *pgproto3.Frontend {
+		return build(&loginReader{Reader: r, cfg: w.cfg, policy: w.policy}, out)
 	}
+}
+
+// connected is called before anything is said on a connection.
+func (w *watch) connected(_ context.Context, c *pgconn.Config, conn net.Conn) (net.Conn, error) {
+	_, encrypted := conn.(*tls.Conn)
+	w.cfg, w.policy = c, w.trust.policy(encrypted, conn.RemoteAddr().Network() == "unix")
+	c.Password = w.password // another server may have been tried before, which asked for SCRAM
+	return conn, nil
 }
 
 // Unsafe is the error of a login that weir has broken off: it is not to be had without giving something away.

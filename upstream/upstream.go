@@ -85,7 +85,7 @@ func Parse(text string) (*Upstream, error) {
 	return &Upstream{cfg: r.cfg, hosts: r.hosts, random: r.random, trust: r.trust, written: r.written, warnings: r.warnings, files: r.secretFiles()}, nil
 }
 
-// Config is for one connection, and the caller's to change; it is only to be used with pgconn.ConnectConfig.
+// Config is for one dial, and the caller's to change; it is only to be used with pgconn.ConnectConfig.
 func (u *Upstream) Config() *pgconn.Config {
 	c := u.cfg.Copy()
 	hosts := u.hosts
@@ -94,6 +94,7 @@ func (u *Upstream) Config() *pgconn.Config {
 		rand.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
 	}
 	setWays(c, hosts)
+	watched(c, u.trust)
 	return c
 }
 

@@ -247,6 +247,7 @@ func (w *weir) options(cfg *config.Config) (postgres.Options, error) {
 			Mode:     postgres.PoolMode(r.PoolMode),
 			Pinning:  postgres.Pinning(r.Pinning),
 			Pinned:   r.Pinned,
+			Reset:    postgres.Reset(r.Reset),
 			Queue:    r.Queue,
 			Timeouts: postgres.Timeouts{
 				Query:             r.Timeouts.Query,

@@ -62,7 +62,7 @@ func (b *bench) logins(ctx context.Context, v variant, client, about string,
 	run func(ctx context.Context, s *side, rate float64, seconds int) (sample, error),
 ) error {
 	b.progress("logins, %s, %s", v, client)
-	sides, stop, err := b.lab.start(ctx, v, pgbouncer, again, weir)
+	sides, stop, err := b.lab.start(ctx, v, pgbouncer, again, before, weir)
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,7 @@ type options struct {
 	quick       bool
 	write       string
 	weir        string
+	before      string
 	withoutWeir bool
 	limit       time.Duration
 	scenarios   string
@@ -55,6 +56,7 @@ var parts = []struct {
 	run  func(*bench, context.Context) error
 }{
 	{"relay", (*bench).relay},
+	{"reset", (*bench).reset},
 	{"login", (*bench).login},
 	{"storm", (*bench).storm},
 	{"mixed", (*bench).mixed},
@@ -76,6 +78,7 @@ func run() (err error) {
 	flag.BoolVar(&o.quick, "quick", false, "fewer and shorter rounds")
 	flag.StringVar(&o.write, "write", "", "put the results into this Markdown `file`, between its marks")
 	flag.StringVar(&o.weir, "weir", "", "measure this `binary` (default: built from ./cmd/weir)")
+	flag.StringVar(&o.before, "before", "", "measure this `binary` of weir's, too, where queries and logins are compared")
 	flag.BoolVar(&o.withoutWeir, "without-weir", false, "measure PgBouncer and PostgreSQL only")
 	flag.DurationVar(&o.limit, "limit", 45*time.Minute, "give up after this long")
 	flag.Parse()
@@ -153,6 +156,11 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 	}
 	if l.dir, err = os.MkdirTemp("", "weir-bench-"); err != nil {
 		return err
+	}
+	if b.before != "" {
+		if l.before, err = filepath.Abs(b.before); err != nil {
+			return err
+		}
 	}
 	b.lab = l
 	l.children = newChildren(l.dir)

@@ -384,7 +384,7 @@ func (st *stage) contender(v variant, name string, others []contender) (contende
 		v.ini += "query_wait_timeout = 1\n"
 		c.side, err = st.lab.startPgBouncer(name, v)
 	case st.lab.weir != "":
-		c.side, err = st.lab.startWeir(v)
+		c.side, err = st.lab.startWeir(weir, st.lab.weir, v)
 	default:
 		return c, nil
 	}

@@ -9,7 +9,7 @@ const relayClients = 20 // on as many server connections
 
 // relay is what a query costs, and how many go through.
 func (b *bench) relay(ctx context.Context) error {
-	sides, stop, err := b.lab.start(ctx, variant{}, direct, pgbouncer, again, weir)
+	sides, stop, err := b.lab.start(ctx, variant{}, direct, pgbouncer, again, before, weir)
 	if err != nil {
 		return err
 	}
@@ -29,7 +29,7 @@ func (b *bench) relay(ctx context.Context) error {
 func (b *bench) relayPrepared(ctx context.Context, sides []*side) error {
 	var able []*side
 	for _, s := range sides {
-		probe := load{mode: "prepared", clients: 2, seconds: 1}
+		probe := load{mode: "prepared", clients: relayClients, seconds: 1} // on several connections, or it would seem to work
 		_, err := b.lab.pgbenchRun(ctx, s, probe)
 		switch {
 		case err == nil:

@@ -44,6 +44,7 @@ const (
 	pgbouncer = "PgBouncer"
 	again     = "PgBouncer again" // the same once more: what the harness finds between these two is noise
 	weir      = "weir"
+	before    = "weir before" // another binary of weir's, to see what a change has done
 )
 
 // variant is how clients log in to a proxy, and what else is special about it.
@@ -78,6 +79,7 @@ type lab struct {
 	cred     *syscall.Credential
 	self     string // this program, to generate load with
 	weir     string // weir's binary; empty: measured without it
+	before   string // an older one; empty: none
 	postgres *side
 	pgbin    string // where initdb and postgres are
 	pgbench  string
@@ -245,12 +247,14 @@ func (l *lab) start(ctx context.Context, v variant, names ...string) (sides []*s
 		case name == direct:
 			sides = append(sides, l.postgres)
 			continue
-		case name != weir:
+		case name != weir && name != before:
 			s, err = l.startPgBouncer(name, v)
-		case l.weir == "":
-			continue
 		default:
-			s, err = l.startWeir(v)
+			binary := map[string]string{weir: l.weir, before: l.before}[name]
+			if binary == "" {
+				continue
+			}
+			s, err = l.startWeir(name, binary, v)
 		}
 		if err == nil {
 			s.pid = s.proc.pid
@@ -316,7 +320,7 @@ server_tls_sslmode = disable
 	return &side{name: name, addr: net.JoinHostPort("127.0.0.1", port), tls: v.tls(), proc: p}, nil
 }
 
-func (l *lab) startWeir(v variant) (*side, error) {
+func (l *lab) startWeir(name, binary string, v variant) (*side, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
@@ -355,12 +359,12 @@ users:
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	p, err := l.children.start(command{name: "weir-" + port, argv: []string{l.weir, "serve", "--config", path}}, nil)
+	p, err := l.children.start(command{name: "weir-" + port, argv: []string{binary, "serve", "--config", path}}, nil)
 	if err != nil {
 		return nil, err
 	}
 	return &side{
-		name: weir, addr: net.JoinHostPort("127.0.0.1", port), admin: net.JoinHostPort("127.0.0.1", admin), tls: v.tls(), proc: p,
+		name: name, addr: net.JoinHostPort("127.0.0.1", port), admin: net.JoinHostPort("127.0.0.1", admin), tls: v.tls(), proc: p,
 	}, nil
 }
 

@@ -98,6 +98,28 @@ func readCommand(sql []byte) (c command, b block) {
 	return c, b
 }
 
+// endsFailed reports whether a text begins with a command that PostgreSQL takes in a failed transaction block, or may, as it has not come
+// whole.
+func endsFailed(sql []byte, partly bool) bool {
+	first, rest := nextWord(sql)
+	for len(first) == 0 && len(rest) > 0 && rest[0] == ';' {
+		first, rest = nextWord(rest[1:])
+	}
+	if len(first) == 0 || len(rest) == 0 {
+		return partly || len(rest) > 0 || isExit(first)
+	}
+	return isExit(first)
+}
+
+func isExit(word []byte) bool {
+	for _, exit := range []string{"rollback", "abort", "commit", "end", "prepare"} {
+		if equalWord(word, exit) {
+			return true
+		}
+	}
+	return false
+}
+
 // nextWord splits the first word off a text, behind blanks and comments.
 func nextWord(sql []byte) (word, rest []byte) {
 	sql = skipComments(sql)

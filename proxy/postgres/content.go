@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 
 	"github.com/weirproxy/weir/limiter"
-	"github.com/weirproxy/weir/pgwire"
 )
 
 const (
@@ -27,14 +26,17 @@ type content struct {
 	number      atomic.Uint64 // of that name; another one once the statement is outdated, or it is not known which servers have it
 	since       atomic.Uint64 // the number that it got when it was outdated last; 0: it never was
 	key         string        // of both of the following, in the texts; empty when not shared
-	plan        string        // the settings: see pool.Settings.Plan
+	plan        string        // the settings: see pool.Profile.Plan
 	text        string        // the body of Parse behind the name; empty when too long to keep
 	found       touch         // what executing it leaves in the session
 	common      atomic.Bool   // was asked for more than once
 	ends        bool          // it is COMMIT or ROLLBACK
+	resets      bool          // it may bring back what was set at startup
 	executes    string        // the statement that it is EXECUTE of
 	behind      int           // where in the text the parameters of EXECUTE begin
 	deallocates string        // the statement that it is DEALLOCATE of
+	forgets     bool          // it may be DEALLOCATE or DISCARD
+	tampers     bool          // it may change what is prepared without saying so
 	query       bool          // it is a query or changes data: the server answers its Parse like any other's
 	class       limiter.Fingerprint
 	speaks      bool // there is a comment for us ahead of it
@@ -62,6 +64,9 @@ func newContent(number uint64, plan, text string) *content {
 	words.feed(sql)
 	words.end()
 	c.found, _ = words.found.settled(sql)
+	c.forgets = words.forget
+	c.tampers = mayTamper(sql, c.found, c.forgets)
+	c.resets = words.reset
 	c.query = isQuery(sql)
 	c.class = limiter.FingerprintOf(sql)
 	c.speaks = limiter.HasComment(sql)
@@ -197,7 +202,7 @@ type recentKey struct {
 // now. nil: there is too much text already.
 func (s *session) contentOf(text []byte) *content {
 	w := s.w
-	plan := s.profile.Settings.Plan()
+	plan := s.profile.Plan()
 	w.key = appendKey(w.key[:0], plan, text)
 	if c := w.recent[recentKey{s.resource, string(w.key)}]; c != nil {
 		if !c.common.Load() {
@@ -227,18 +232,8 @@ func (s *session) private(text string) *content {
 	return newContent(s.w.srv.nextStatement(), "", text)
 }
 
-// emptySelect is the text of a content that costs a server next to nothing.
-const emptySelect = "SELECT\x00\x00\x00"
-
-// appendParse appends the Parse that prepares the text of a content under its number; 0: as the unnamed statement.
-func (w *worker) appendParse(dst []byte, text string, number uint64) []byte {
-	n := len(text) + 1
-	if number != 0 {
-		n += w.srv.nameLength(number)
-	}
-	dst = appendHeader(dst, pgwire.Parse, n)
-	if number != 0 {
-		dst = w.srv.appendName(dst, number)
-	}
-	return append(append(dst, 0), text...)
-}
+// Texts of contents that cost a server next to nothing. It takes the one with nothing in it in a failed transaction block, too.
+const (
+	emptySelect = "SELECT\x00\x00\x00"
+	emptyText   = "\x00\x00\x00"
+)

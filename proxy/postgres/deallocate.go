@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/weirproxy/weir/pgwire"
 )
@@ -44,63 +45,142 @@ func statementName(b []byte) (name string, rest []byte, ok bool) {
 // deallocate deals with a Query at i that says DEALLOCATE of a statement that the client has prepared by the protocol. The
 // server keeps that for others; it is given another one to deallocate, and what it answers is true of both.
 func (k *link) deallocate(r *rewriting, i, body int) (used int, v verdict, is bool) {
-	t := k.session.statements
 	m := r.chunk[i:]
-	if m[0] != pgwire.Query || t == nil || len(t.named) == 0 && k.answers.closes == 0 || len(m) < pgwire.HeaderSize+body || k.doubtful || k.session.resource.mode == Session {
+	if m[0] != pgwire.Query || body > longestCommand+1 || !k.hasNamed() {
 		return 0, passOn, false
+	}
+	if len(m) < pgwire.HeaderSize+body {
+		return 0, waitForMore, true
 	}
 	name, ok := deallocated(bytes.TrimSuffix(m[pgwire.HeaderSize:pgwire.HeaderSize+body], []byte{0}))
-	if !ok || t.named[name].content == nil && k.answers.closes == 0 {
+	named := k.session.statements.named
+	switch {
+	case !ok || named[name].content == nil && k.answers.closes == 0:
 		return 0, passOn, false
-	}
-	if !k.answers.empty() { // whether it is still there, and whether a transaction has failed, is to be known
+	case !k.answers.empty(): // whether it is still there, and whether a transaction has failed, is to be known
 		return 0, waitForAnswer, true
-	}
-	if k.status == pgwire.InFailed {
+	case named[name].content == nil || k.status == pgwire.InFailed:
 		return 0, passOn, false
 	}
-	number := k.w.srv.nextStatement()
 	r.cut(i, i+pgwire.HeaderSize+body)
-	k.standIn(r, i+pgwire.HeaderSize+body, number)
-	k.drop(name)
-	const sql = "DEALLOCATE "
-	r.out = append(appendHeader(r.out, pgwire.Query, len(sql)+k.w.srv.nameLength(number)+1), sql...)
-	r.out = append(k.w.srv.appendName(r.out, number), 0)
-	k.query(pgwire.Query, 0)
+	k.standIn(r, i+pgwire.HeaderSize+body)
+	r.out = append(appendHeader(r.out, pgwire.Query, len(deallocate)+k.nameLength(standInStatement)+3), deallocate...)
+	r.out = append(k.appendIdentifier(r.out, standInStatement), 0)
+	k.queryOf(answer{kind: queried, name: name, content: named[name].content}, pgwire.Query, 0)
 	k.forgetUnnamed()
+	k.words.forget = true
 	return pgwire.HeaderSize + body, passOn, true
 }
 
-// standIn prepares a statement that is there to be deallocated in the place of the client's.
-func (k *link) standIn(r *rewriting, i int, number uint64) {
-	r.cut(i, i)
-	r.out = k.w.appendParse(r.out, emptySelect, number)
-	k.answers.push(answer{kind: parsed, ours: true})
+const deallocate = "DEALLOCATE "
+
+// hasNamed reports whether the client has named statements that the server knows by other names, or may have.
+func (k *link) hasNamed() bool {
+	t := k.session.statements
+	return t != nil && (len(t.named) > 0 || k.answers.closes > 0) && !k.doubtful && !k.skipping && k.session.resource.mode != Session
 }
 
-// drop notes that the client's statement is gone from now on, unless the server does not come to do it.
-func (k *link) drop(name string) {
-	st := k.session.statements.named[name]
-	k.answers.push(answer{kind: dropped, name: name, content: st.content, number: st.told})
-	k.session.unset(name)
+// standIn prepares a statement that is there to be deallocated in the place of the client's.
+func (k *link) standIn(r *rewriting, i int) {
+	r.cut(i, i)
+	r.out = k.appendParse(k.appendClose(r.out, standInStatement), emptySelect, standInStatement)
+	k.answers.push(answer{kind: closed, ours: true})
+	k.answers.push(answer{kind: parsed, ours: true})
 }
 
 // hearDeallocated takes note that DEALLOCATE is done.
 func (k *link) hearDeallocated() {
-	if !k.answers.empty() && k.answers.first().kind == dropped {
-		k.answers.pop()
+	for _, a := range k.answers.pending() {
+		if a.kind == queried || a.kind == executed {
+			if a.name != "" {
+				k.session.unset(a.name)
+			}
+			return
+		}
+		if !a.step() {
+			return
+		}
 	}
 }
 
-// deallocates reports whether c is DEALLOCATE of a statement that the client has prepared by the protocol, and which.
-func (k *link) deallocates(c *content) (name string, ok bool) {
-	return c.deallocates, !k.inFailed() && k.session.statements.named[c.deallocates].content != nil
+// portal is one that DEALLOCATE of a statement is bound to.
+type portal struct{ name, deallocates string }
+
+// bindPortal notes that a Bind, with have of its body, binds c.
+func (k *link) bindPortal(have []byte, c *content) {
+	k.forgetting = k.forgetting || c.forgets
+	if c.tampers {
+		k.consider(c.sql())
+	}
+	if c.deallocates == "" && len(k.portals) == 0 {
+		return
+	}
+	name, _, _ := pgwire.CString(have)
+	k.portals = slices.DeleteFunc(k.portals, func(p portal) bool { return p.name == string(name) })
+	if c.deallocates != "" {
+		k.portals = append(k.portals, portal{string(name), c.deallocates})
+	}
 }
 
-// instead prepares what a Bind at i is to bind instead of DEALLOCATE of a statement of the client's, and returns its number.
-func (k *link) instead(r *rewriting, i int) uint64 {
-	number := k.w.srv.nextStatement()
-	k.standIn(r, i, number)
-	c := k.session.private(string(k.w.srv.appendName([]byte("DEALLOCATE "), number)) + "\x00\x00\x00")
-	return k.prepareNamed(r, i, c)
+// forgetPortals is called when there are none any more.
+func (k *link) forgetPortals() {
+	k.portals = k.portals[:0]
+	k.forgetting, k.tampering = false, false
+}
+
+// deallocates is the statement that executing the portal deallocates.
+func (k *link) deallocates(name []byte) string {
+	for _, p := range k.portals {
+		if p.name == string(name) {
+			return p.deallocates
+		}
+	}
+	return ""
+}
+
+// executePortal deals with an Execute at i. Where that is DEALLOCATE of a statement which the client has prepared by the protocol, another
+// one is bound to the portal first: see deallocate.
+func (k *link) executePortal(r *rewriting, i, body int) (used int, v verdict) {
+	a := answer{kind: executed}
+	k.doubtful = k.doubtful || k.copyIn
+	if len(k.portals) > 0 && k.hasNamed() {
+		m := r.chunk[i:]
+		if len(m) < pgwire.HeaderSize+body {
+			return 0, waitForMore
+		}
+		name, _, _ := pgwire.CString(m[pgwire.HeaderSize:][:body])
+		if a.name = k.deallocates(name); a.name != "" {
+			if k.awaits([]byte(a.name)) || k.answers.owed() > 0 { // and whether a transaction has failed
+				k.hurry(r, i)
+				return 0, waitForAnswer
+			}
+			if a.content = k.session.statements.named[a.name].content; a.content == nil || k.inFailed() {
+				a.name, a.content = "", nil
+			} else {
+				k.rebind(r, i, name)
+			}
+		}
+	}
+	k.hurried = false
+	k.unsynced, k.executes = true, true
+	k.doubted = k.doubted || k.tampering
+	k.stepOf(a)
+	k.upSkip = body
+	return pgwire.HeaderSize, passOn
+}
+
+// rebind binds DEALLOCATE of what is there for that to a portal.
+func (k *link) rebind(r *rewriting, i int, portal []byte) {
+	k.standIn(r, i)
+	if !k.server.Prepared.Use(deallocatingStatement) {
+		k.server.Prepared.Add(deallocatingStatement)
+		text := string(k.appendIdentifier([]byte(deallocate), standInStatement)) + "\x00\x00\x00"
+		r.out = k.appendParse(r.out, text, deallocatingStatement)
+		k.answers.push(answer{kind: parsed, ours: true, number: deallocatingStatement, content: k.session.private(text)})
+	}
+	r.out = append(append(append(appendHeader(r.out, pgwire.Close, 1+len(portal)+1), 'P'), portal...), 0)
+	k.answers.push(answer{kind: closed, ours: true})
+	r.out = append(appendHeader(r.out, pgwire.Bind, len(portal)+1+k.nameLength(deallocatingStatement)+1+6), portal...)
+	r.out = append(k.appendName(append(r.out, 0), deallocatingStatement), 0, 0, 0, 0, 0, 0, 0)
+	k.stepOf(answer{kind: bound, ours: true})
 }

@@ -6,12 +6,13 @@ import (
 
 	"github.com/weirproxy/weir/breaker"
 	"github.com/weirproxy/weir/pgwire"
+	"github.com/weirproxy/weir/pool"
 )
 
 // looked marks the types of server messages that are looked at. Most others pass unread.
 var looked = [256]bool{
 	pgwire.ReadyForQuery: true, pgwire.ErrorResponse: true, pgwire.ParameterStatus: true, pgwire.CommandComplete: true,
-	pgwire.ParseComplete: true, pgwire.CloseComplete: true, pgwire.CopyInResponse: true,
+	pgwire.ParseComplete: true, pgwire.CloseComplete: true, pgwire.CopyInResponse: true, pgwire.NoticeResponse: true,
 }
 
 // steps are the types that tell, without a look at them, that a step of a batch is done.
@@ -125,6 +126,8 @@ func (k *link) answersOurs(t byte) bool {
 		return t == pgwire.ParseComplete
 	case closed:
 		return t == pgwire.CloseComplete
+	case bound:
+		return t == pgwire.BindComplete
 	default:
 		return true
 	}
@@ -149,9 +152,6 @@ func (k *link) past() {
 		switch a := k.answers.first(); {
 		case a.step() || a.kind == copyEnd:
 			k.answers.pop()
-		case a.kind == dropped: // DEALLOCATE was never executed
-			a := k.answers.pop()
-			k.notAnswered(&a, true)
 		default:
 			return
 		}
@@ -160,6 +160,9 @@ func (k *link) past() {
 
 // errNotSet is that the server has refused the session's settings.
 var errNotSet = errors.New("the session's settings were refused")
+
+// readOnlyTransaction is the SQLSTATE of a write where none is allowed.
+const readOnlyTransaction = "25006"
 
 var errUnasked = errors.New("the server answered what it was not asked")
 
@@ -198,11 +201,15 @@ func (k *link) hearReady(body []byte) error {
 		k.status = body[0]
 		return nil
 	}
+	prelude := k.answers.settings()
 	if a := k.answers.pop(); !a.ours || a.kind == began || k.settingsFailed != nil {
 		k.status = body[0]
 	}
 	if k.settingsFailed != nil {
 		return errNotSet
+	}
+	if prelude {
+		k.preludeAnswered()
 	}
 	k.answers.dropCopyEnds(false)
 	k.words.forget = k.words.forget && k.answers.has(queried)
@@ -223,6 +230,9 @@ func (k *link) hearError(body []byte) {
 	if k.repeatFrom == 0 {
 		k.session.resource.countError(e.Code)
 	}
+	if e.Code == readOnlyTransaction {
+		k.server.RefusedWrite()
+	}
 	if outcomeOf(e.Code) == breaker.Failure {
 		k.failure = e.Error()
 	}
@@ -234,6 +244,9 @@ func (k *link) hearError(body []byte) {
 		return
 	}
 	if k.answers.first().ends() {
+		if k.repeatFrom > 0 {
+			k.endFailed()
+		}
 		return
 	}
 	pending := k.answers.pending()
@@ -286,13 +299,20 @@ func (k *link) hearCopyIn() {
 
 // Tags of commands after which no prepared statement is left.
 var (
+	tagReset         = []byte("RESET\x00")
 	tagDeallocate    = []byte("DEALLOCATE\x00")
 	tagDiscardAll    = []byte("DISCARD ALL\x00")
 	tagDeallocateAll = []byte("DEALLOCATE ALL\x00")
 )
 
 func (k *link) hearCommand(tag []byte) {
+	if k.answersOurs(pgwire.CommandComplete) {
+		return
+	}
 	k.hearSet(tag)
+	if bytes.Equal(tag, tagReset) {
+		k.words.reset = true
+	}
 	if len(tag) == 0 || tag[0] != 'D' {
 		return
 	}
@@ -310,8 +330,9 @@ func (k *link) hearCommand(tag []byte) {
 // allDiscarded is called when nothing is left of the session's state, the settings of its startup included. Those come back
 // with the next transaction.
 func (k *link) allDiscarded() {
-	k.server.Settings = nil
+	k.server.Discarded()
 	k.session.profile = k.session.startup
+	k.restore, k.words.reset = true, true
 	k.changed = false
 	if pending := k.answers.pending(); len(pending) == 1 && pending[0].kind == queried && !k.unsynced { // nothing is behind it
 		k.words.found, k.names = 0, k.names[:0]
@@ -319,57 +340,28 @@ func (k *link) allDiscarded() {
 	}
 }
 
-// discarded reports whether DISCARD ALL has dropped what the session asked for at startup, and it has yet to come back.
-func (k *link) discarded() bool { return k.server.Settings != k.session.profile.Settings }
-
-// translate has the client read of its own world: its names of statements in errors, and of the values that DISCARD ALL or
+// translate has the client read of its own world: its names of statements in errors and notices, and of the values that DISCARD ALL or
 // RESET brought back, those of its startup.
 func (k *link) translate(t byte, r *rewriting, i int, body []byte) {
 	switch {
-	case t == pgwire.ErrorResponse:
+	case t == pgwire.ErrorResponse, t == pgwire.NoticeResponse:
 		k.restoreNames(r, i, body)
-	case t == pgwire.ParameterStatus && k.session.startup.Settings != nil && (k.discarded() || k.words.reset):
-		name, rest, _ := pgwire.CString(body)
-		value, _, _ := pgwire.CString(rest)
-		was := k.session.startup
-		if was.Settings.Has(string(name)) && k.session.resource.pool.Standard().Greeting.Parameters[string(name)] == string(value) {
-			r.cut(i, i+pgwire.HeaderSize+len(body))
-			r.out = pgwire.AppendParameterStatus(r.out, string(name), was.Greeting.Parameters[string(name)])
-		}
+	case t == pgwire.ParameterStatus:
+		k.tellParameter(r, i, body)
 	}
 }
 
-// restoreNames puts the client's names of prepared statements in the place of ours in an error at i.
-func (k *link) restoreNames(r *rewriting, i int, body []byte) {
-	prefix := []byte(k.w.srv.namePrefix)
-	if !bytes.Contains(body, prefix) {
-		return
+// tellParameter has the client be told the value that it was told at startup where RESET has brought back the server's own. That comes
+// back with the next transaction.
+func (k *link) tellParameter(r *rewriting, i int, body []byte) {
+	b, rest, _ := pgwire.CString(body)
+	v, _, _ := pgwire.CString(rest)
+	name, value := string(b), string(v)
+	was, known := k.session.startup.Greeting.Parameters[name]
+	if known && was != value && k.words.reset && pool.Keeps(name) && k.server.IsDefault(name, value) {
+		r.cut(i, i+pgwire.HeaderSize+len(body))
+		r.out = pgwire.AppendParameterStatus(r.out, name, was)
+		value = was
 	}
-	var changed []byte
-	rest := body
-	for {
-		before, behind, found := bytes.Cut(rest, prefix)
-		changed = append(changed, before...)
-		if !found {
-			break
-		}
-		var id uint64
-		digits := 0
-		for digits < len(behind) && behind[digits]-'0' < 10 {
-			id = 10*id + uint64(behind[digits]-'0')
-			digits++
-		}
-		if stale := k.session.resource.outdated.Load(); id == outdatedStatement && stale != nil {
-			changed = *stale
-			break
-		}
-		if name, ok := k.nameOf(id); ok {
-			changed = append(changed, name...)
-		} else {
-			changed = append(append(changed, prefix...), behind[:digits]...)
-		}
-		rest = behind[digits:]
-	}
-	r.cut(i, i+pgwire.HeaderSize+len(body))
-	r.out = append(appendHeader(r.out, pgwire.ErrorResponse, len(changed)), changed...)
+	k.told = append(k.told, pool.Setting{Name: name, Value: value})
 }

@@ -19,46 +19,59 @@ func executedName(sql []byte) (name string, behind int, ok bool) {
 // execute deals with a Query at i that says EXECUTE of a statement that the client has prepared by the protocol. The server is
 // told its own name for that, behind a Parse if it does not know it. Should that fail, the Query is skipped: see hearError.
 func (k *link) execute(r *rewriting, i, body int) (used int, v verdict, is bool) {
-	t := k.session.statements
 	m := r.chunk[i:]
-	if m[0] != pgwire.Query || t == nil || len(t.named) == 0 && k.answers.closes == 0 || k.doubtful || k.session.resource.mode == Session {
+	if m[0] != pgwire.Query || !k.hasNamed() {
 		return 0, passOn, false
 	}
 	have := m[pgwire.HeaderSize:min(len(m), pgwire.HeaderSize+body)]
+	if len(have) < body && body <= maxHeld && len(have) < longestCommand {
+		return 0, waitForMore, true
+	}
 	name, behind, ok := executedName(bytes.TrimSuffix(have, []byte{0}))
+	named := k.session.statements.named
 	switch {
 	case !ok:
 		return 0, passOn, false
 	case len(have) < body && body <= maxHeld:
 		return 0, waitForMore, true
-	case t.named[name].content == nil && k.answers.closes == 0:
+	case named[name].content == nil && k.answers.closes == 0:
 		return 0, passOn, false
 	case !k.answers.empty(): // whether it is still there, and whether a transaction has failed, is to be known
 		return 0, waitForAnswer, true
-	case t.named[name].content == nil || k.status == pgwire.InFailed:
+	case named[name].content == nil || k.status == pgwire.InFailed:
 		return 0, passOn, false
 	}
-	number := k.prepareExecuted(r, i, name)
+	k.reconsider()
+	at := 0
+	if end := bytes.TrimRight(have[behind:], "; \t\r\n\x00"); len(have) == body && bytes.IndexByte(end, ';') < 0 {
+		at = k.startRecording(r, i)
+	}
+	c, number := k.prepareExecuted(r, i, name)
 	used = pgwire.HeaderSize + behind
 	r.cut(i, i+used)
-	r.out = appendHeader(r.out, pgwire.Query, len(execute)+k.w.srv.nameLength(number)+body-behind)
-	r.out = k.w.srv.appendName(append(r.out, execute...), number)
-	k.query(pgwire.Query, body-behind)
+	r.out = appendHeader(r.out, pgwire.Query, len(execute)+k.nameLength(number)+2+body-behind)
+	r.out = k.appendIdentifier(append(r.out, execute...), number)
+	k.words.forget = k.words.forget || c.forgets
+	k.queryOf(answer{kind: queried, content: c, number: number, at: at, use: len(k.used)}, pgwire.Query, body-behind)
 	k.upSkip = body - behind
 	return used, passOn, true
 }
 
 const execute = "EXECUTE "
 
-// prepareExecuted has the server know the client's statement name before what follows, and returns its number.
-func (k *link) prepareExecuted(r *rewriting, i int, name string) (number uint64) {
-	c := k.asNow([]byte(name), k.session.statements.named[name]).content
+// prepareExecuted has the server know the client's statement name before what follows, and returns what it is, and its number.
+func (k *link) prepareExecuted(r *rewriting, i int, name string) (c *content, number uint64) {
+	c = k.asNow([]byte(name), k.session.statements.named[name]).content
 	k.suspect(c)
+	k.forgetting = k.forgetting || c.forgets
+	if c.tampers {
+		k.consider(c.sql())
+	}
 	if number = c.number.Load(); !k.server.Prepared.Use(number) {
 		number = k.prepareNamed(r, i, c)
 	}
 	k.noteUse(c, number, []byte(name))
-	return number
+	return c, number
 }
 
 // asExecuted is what the server is to prepare for c, which is EXECUTE of a statement that the client has prepared by the protocol.
@@ -66,8 +79,8 @@ func (k *link) asExecuted(r *rewriting, i int, c *content) *content {
 	if c.executes == "" || k.session.statements.named[c.executes].content == nil || k.inFailed() {
 		return c
 	}
-	number := k.prepareExecuted(r, i, c.executes)
-	text := k.w.srv.appendName([]byte(execute), number)
+	_, number := k.prepareExecuted(r, i, c.executes)
+	text := k.appendIdentifier([]byte(execute), number)
 	text = append(text, c.text[c.behind:]...)
 	if is := k.session.contentOf(text); is != nil {
 		return is

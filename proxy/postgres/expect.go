@@ -6,10 +6,11 @@ type answer struct {
 	ours    bool     // asked by us: the client never hears of it
 	open    bool     // of copyEnd: messages of the extended protocol without a Sync are ahead of it
 	taken   bool     // of parsed: the name was the client's already, so that it will be refused
-	name    string   // of parsed and closed: the client's name for the statement
-	content *content // and what it is; of steps: what they are about
-	number  uint64   // of parsed: the server knows it by this one from then on; 0: by none; of steps: its number; of closed: see statement.told
-	at      int      // of steps: where in the record they begin, plus one, if they can be said again
+	name    string   // of parsed and closed: the client's name for the statement; of queried and executed: of the one that DEALLOCATE drops
+	content *content // of parsed and closed: what it is; of the others: what they are about
+	number  uint64   // of parsed: the server knows it by this one from then on; 0: by none; of closed: see statement.told; of the others: its number
+	at      int      // where in the record it begins, plus one, if it can be said again
+	use     int      // of steps: which of the uses it is, plus one
 	change  uint32   // of parsed and closed: the change of the unnamed statement by it; 0: none
 	before  unnamed  // and how that was before
 }
@@ -23,7 +24,6 @@ const (
 	synced                    // a Sync: one ReadyForQuery
 	parsed                    // a Parse: ParseComplete
 	closed                    // a Close: CloseComplete
-	dropped                   // the completion of DEALLOCATE, if it comes to that
 	copyEnd                   // no answer: the end of COPY data, sent before the server has asked for any
 
 	// Steps of a batch: what follows one of them proves it done, so that an error is the first one's.
@@ -42,12 +42,12 @@ func (a *answer) ends() bool { return a.kind <= synced }
 type answers struct {
 	list   []answer
 	head   int
-	closes int // how many end statements of the client's
+	closes int // how many close statements of the client's
 	parses int // how many are Parses of statements that were kept
 }
 
-// closing reports whether a ends a statement of the client's.
-func (a *answer) closing() bool { return (a.kind == closed || a.kind == dropped) && a.content != nil }
+// closing reports whether a closes a statement of the client's.
+func (a *answer) closing() bool { return a.kind == closed && a.content != nil }
 
 func (q *answers) push(a answer) {
 	switch {
@@ -133,7 +133,7 @@ func (q *answers) ahead(name []byte) bool {
 		switch a := &q.list[i]; {
 		case a.kind == synced:
 			behindSync = true
-		case a.step():
+		case a.kind != parsed && a.kind != closed:
 		case a.content != nil && !a.ours && a.name == string(name), a.content != nil && a.ours && a.number == 0 && len(name) == 0:
 			return behindSync
 		}
@@ -165,6 +165,7 @@ func (q *answers) done(kind answerKind) {
 	for i := range pending {
 		switch a := &pending[i]; {
 		case !a.step():
+			a.at = 0 // part of its answer has come
 			return
 		case a.kind == kind:
 			for range i + 1 {

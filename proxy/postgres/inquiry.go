@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 
 	"github.com/weirproxy/weir/pgwire"
@@ -129,6 +130,7 @@ func (k *link) conclude() {
 	s, q := k.session, k.inquiry
 	k.inquiry = inquiry{}
 	k.held = false
+	reset := k.words.reset
 	k.answered()
 	if q.failed {
 		q.found = q.about
@@ -140,18 +142,32 @@ func (k *link) conclude() {
 		return
 	}
 	if q.about&touchSet != 0 && q.found&touchSet == 0 {
-		p := s.resource.pool
-		now := p.Adopt(k.server, q.settings, s.profile)
-		if key := k.outcomeKey(q.about); key != nil {
-			s.resource.outcomes.remember(key, p.Standard(), now)
+		p, key := s.resource.pool, k.outcomeKey(q.about)
+		s.profile = p.Adopt(k.server, q.settings, s.startup, s.profile, reset)
+		if key != nil {
+			s.resource.outcomes.remember(key, p.Standard(), s.profile)
 		}
-		k.adopt(now)
 	}
 	k.plainly.reset()
+	k.restore = true
+	k.correct()
 	k.settle()
 	if !s.dead {
 		s.resume()
 	}
+}
+
+// correct tells the client what it runs with from now on, where it was told otherwise in the course of the transaction.
+func (k *link) correct() {
+	s := k.session
+	for i, t := range k.told {
+		later := slices.ContainsFunc(k.told[i+1:], func(l pool.Setting) bool { return l.Name == t.Name })
+		now, known := s.profile.Greeting.Parameters[t.Name]
+		if known && !later && now != t.Value && (s.resource.mode != Session || k.restore) {
+			s.out = pgwire.AppendParameterStatus(s.out, t.Name, now)
+		}
+	}
+	k.told = k.told[:0]
 }
 
 // answered is called when it is known what was suspected.
@@ -159,11 +175,4 @@ func (k *link) answered() {
 	k.words.found &= touchLasting
 	k.names = k.names[:0]
 	k.words.reset = false
-}
-
-// adopt has the session keep what it has set.
-func (k *link) adopt(now *pool.Profile) {
-	s := k.session
-	k.server.Settings = now.Settings
-	s.profile = s.resource.pool.Restore(s.startup, now)
 }

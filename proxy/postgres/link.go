@@ -39,6 +39,7 @@ type link struct {
 	text     []byte   // as much of it as has come
 	outer    touch    // what was found before them
 	names    []string // of parameters that were set and have to be asked for by name
+	seam     []byte   // the end of the piece of a text that has passed last
 	forget   bool     // whether, before it, prepared statements were going to be gone
 	upOut    pending  // for the server, not yet written
 	unsynced bool     // messages of the extended protocol were sent since the last Sync
@@ -46,14 +47,21 @@ type link struct {
 	probing  bool     // it has been asked whether it does
 	block    block    // that it has been told of
 
-	ended       bool   // the batch has bound what ends a failed transaction block
-	fresh       bool   // nothing was executed in the transaction so far
-	recording   bool   // the batch may have to be said again: see repeats
-	repeated    bool   // no more
-	record      []byte // what was sent of it
-	repeatFrom  int    // where in the record it begins, plus one, once it is going to be said again
-	boundName   []byte // the statement of the last Bind, where the client has not been told what it returns
-	boundNumber uint64 // and its number; 0: it has been told, or there is none
+	ended       bool     // the batch has bound what ends a failed transaction block
+	fresh       bool     // nothing was executed in the transaction so far
+	recording   bool     // the batch may have to be said again: see repeats
+	repeated    bool     // no more
+	record      []byte   // what was sent of it
+	repeatFrom  int      // where in the record it begins, plus one, once it is going to be said again
+	portals     []portal // of the transaction, to which DEALLOCATE is bound
+	boundName   []byte   // the statement of the last Bind, where the client has not been told what it returns
+	boundNumber uint64   // and its number; 0: it has been told, or there is none
+
+	executes   bool // there was an Execute since the last Sync
+	forgetting bool // the transaction has bound, or executed, what may be DEALLOCATE or DISCARD
+	tampering  bool // likewise, what may change what is prepared without saying so
+	doubted    bool // it is not certain any more what is prepared: see reconsider
+	hurried    bool // the server has been asked to answer what it was sent
 
 	ending     verdict // a message that ends the session, once what was asked before it is answered; passOn: none
 	endingType byte    // of that message
@@ -77,9 +85,11 @@ type link struct {
 	failed      []answer // statements that could not be parsed; what was sent behind them may still name them
 	doubtful    bool     // what the server will answer is not certain: it stays with this client, and goes with it
 
-	held           bool          // the client's messages wait for an answer of the server: see mayGoOn
-	settingsFailed *pgwire.Error // the session's settings were refused
-	inquiry        inquiry       // what the session is asked about between transactions
+	held           bool           // the client's messages wait for an answer of the server: see mayGoOn
+	settingsFailed *pgwire.Error  // the session's settings were refused
+	restore        bool           // the server has yet to be given back what holds for the session
+	told           []pool.Setting // what the client was told of parameters in this transaction, the latest last
+	inquiry        inquiry        // what the session is asked about between transactions
 
 	pinned    touch // session state that keeps the server connection
 	changed   bool  // a run-time parameter was reported to have changed
@@ -115,7 +125,7 @@ func (w *worker) recycle(k *link) {
 	k.names = k.names[:0]
 	k.forgetUses()
 	k.text, k.upOut, k.carry = modest(k.text), modest(k.upOut), modest(k.carry)
-	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names, used: k.used, usedNames: k.usedNames, record: k.record[:0], boundName: k.boundName, plainly: plainly{set: k.plainly.set[:0]}}
+	*k = link{w: w, handler: k.handler, waiter: k.waiter, answers: k.answers, carry: k.carry[:0], upOut: k.upOut[:0], text: k.text[:0], names: k.names, portals: k.portals[:0], seam: k.seam[:0], used: k.used, usedNames: k.usedNames, record: k.record[:0], boundName: k.boundName, plainly: plainly{set: k.plainly.set[:0]}}
 	w.free = append(w.free, k)
 }
 
@@ -139,32 +149,78 @@ func (k *link) start(server *pool.Server) {
 		k.w.srv.log.Error("watch a server connection", "error", err)
 	}
 	k.fresh = true
+	k.putBack()
 	k.applySettings()
-	if k.session.profile.Settings.Temporary() {
+	if k.session.profile.Temporary() {
 		k.words.found |= touchTemp
 	}
 	k.beginBlock("")
+}
+
+// putBack drops all that another session may have left on the server connection, noticed or not, where the configuration wants that; or
+// what is prepared, where a function may have changed that.
+func (k *link) putBack() {
+	s, last := k.session, k.server.Borrower
+	k.server.Borrower = s.number
+	switch {
+	case s.resource.mode == Session, last == 0, last == s.number: // in that mode it was done when it came back
+	case s.resource.reset == ResetAlways:
+		k.upOut = k.server.AppendDiscard(k.upOut)
+		k.awaitPrelude()
+	case s.resource.wary.Load():
+		k.server.Prepared.Clear()
+		k.upOut = pgwire.AppendQuery(k.upOut, "DEALLOCATE ALL")
+		k.awaitPrelude()
+	}
 }
 
 // applySettings gives the server connection the settings of this session. Their Query goes ahead of the client's first
 // message in the same write; should it fail, nothing that is behind it takes effect.
 func (k *link) applySettings() {
 	s := k.session
-	if k.server.Settings == s.profile.Settings {
+	k.restore = false
+	if k.server.Suits(s.profile) {
 		return
 	}
+	if news := k.server.News(s.profile); len(news) > 0 {
+		s.inform(news)
+	}
 	before := len(k.upOut)
-	k.upOut = pool.AppendChange(k.upOut, k.server.Settings, s.profile.Settings)
-	k.server.Settings = s.profile.Settings
-	if len(k.upOut) > before {
-		k.answers.push(answer{kind: queried, ours: true})
-		k.server.Prepared.Unnamed = 0
-		k.timeQuery()
+	if k.upOut = k.server.Suit(k.upOut, s.profile); len(k.upOut) > before {
+		k.awaitPrelude()
 	}
 }
 
+// awaitPrelude expects the answer to a Query of ours that goes ahead of the client's message.
+func (k *link) awaitPrelude() {
+	k.answers.push(answer{kind: queried, ours: true})
+	k.server.Prepared.Unnamed = 0
+	k.timeQuery()
+}
+
+// preludeAnswered tells the client what it does run with, should the server not have what was expected when a session's settings
+// were put together: its configuration may have changed.
+func (k *link) preludeAnswered() {
+	if s := k.session; !k.answers.settings() && !k.server.Suits(s.profile) {
+		if differs := k.server.Differs(s.profile); len(differs) > 0 {
+			s.inform(differs)
+		}
+	}
+}
+
+// inform tells the client of parameters that are not as it was told before.
+func (s *session) inform(news []pool.Setting) {
+	for _, n := range news {
+		s.out = pgwire.AppendParameterStatus(s.out, n.Name, n.Value) // it goes with the next answer
+	}
+	p := s.resource.pool
+	s.startup, s.profile = p.Inform(s.startup, news), p.Inform(s.profile, news)
+}
+
 // mayGoOn reports whether the client's messages, held for an answer, are worth another look.
-func (k *link) mayGoOn() bool { return !k.answers.inquired() && k.repeatFrom == 0 }
+func (k *link) mayGoOn() bool {
+	return !k.answers.inquired() && !k.answers.settings() && k.repeatFrom == 0
+}
 
 // Ready is called when the server has said something, or takes more.
 func (k *link) Ready(_ *eventloop.Loop, e eventloop.Events) {
@@ -220,6 +276,9 @@ func (k *link) settle() {
 	k.failed = nil
 	k.forgetUses()
 	k.time()
+	if k.status == pgwire.Idle {
+		k.forgetPortals()
+	}
 	k.stopRecording()
 	var suspicion touch
 	if k.status == pgwire.Idle {
@@ -231,7 +290,9 @@ func (k *link) settle() {
 			suspicion = 0
 		}
 		if suspicion == 0 {
+			k.words.reset = false
 			k.plainly.reset()
+			k.correct()
 		}
 	}
 	switch {
@@ -272,8 +333,9 @@ func (k *link) giveBack() {
 	if !k.admitNext {
 		k.observe()
 	}
-	if server.Cancels > 0 {
-		server.Reset(s.w.loop, pool.Leftover{Status: pgwire.Idle})
+	k.reconsider()
+	if server.Cancels > 0 || server.Prepared.Doubted() {
+		server.Reset(s.w.loop, pool.Leftover{Status: pgwire.Idle, Doubted: server.Prepared.Doubted()})
 	} else {
 		server.Pool().Release(server)
 	}
@@ -348,6 +410,7 @@ func (k *link) abandon() {
 		Skip:     k.downSkip,
 	}
 	k.forgetUnanswered()
+	left.Doubted = server.Prepared.Doubted()
 	k.detach(breaker.Ignored)
 	left.Then = k.leave
 	server.Reset(s.w.loop, left)

@@ -196,6 +196,7 @@ func (l *login) handOver(st *startup, s *session, out []byte) error {
 		return l.srv.tooManyClients()
 	}
 	s.user = unique.Make(st.user)
+	s.number = l.srv.sessionNumber.Add(1)
 	l.srv.sessions.add(s, length)
 	for name, value := range s.startup.Greeting.Parameters {
 		out = pgwire.AppendParameterStatus(out, name, value)
@@ -300,9 +301,15 @@ func (r *resource) greetError(err error, waited time.Duration) error {
 }
 
 // aboutParameters reports whether a server says with this SQLSTATE that it does not like the parameters of a login: wrong
-// values, unknown names, no permission, not to be changed now.
+// values, unknown names, no permission, not to be changed now. That may be many, but not that it has no room, is in trouble, or does
+// not let weir in.
 func aboutParameters(sqlstate string) bool {
-	return strings.HasPrefix(sqlstate, "22") || strings.HasPrefix(sqlstate, "42") || sqlstate == "55P02"
+	for _, class := range []string{"08", "28", "3D", "53", "57", "58", "F0", "XX"} {
+		if strings.HasPrefix(sqlstate, class) {
+			return false
+		}
+	}
+	return len(sqlstate) == 5
 }
 
 // need reads until n bytes are there to be used. n is bounded by the caller.

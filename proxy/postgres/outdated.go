@@ -16,9 +16,6 @@ import (
 // Here somebody else may have. So the batch is said again, once, where nothing of it has been executed, and the client hears
 // nothing of the first time; unless it was told of the old type and goes on to use it: see misled.
 
-// outdatedStatement is a number that no statement has. A Bind of it fails, and its error is put in other words.
-const outdatedStatement = 1
-
 // maxRecorded is how much of a batch is kept to be said again, in bytes.
 const maxRecorded = 16 << 10
 
@@ -110,21 +107,29 @@ func (k *link) stopRecording() {
 	k.fresh = k.fresh || k.status == pgwire.Idle
 }
 
-// repeats takes note of an error that says that a statement is outdated, and reports whether the batch is going to be said again.
+// repeats takes note of an error that says that a statement is outdated, or not there, and reports whether the batch is going to be said
+// again.
 func (k *link) repeats(body []byte) bool {
-	if e := pgwire.ParseError(body); !isOutdated(&e) {
+	e := pgwire.ParseError(body)
+	answering := !k.doubtful && !k.answers.empty()
+	switch {
+	case k.isLost(&e, body):
+		k.doubted = true
+	case !isOutdated(&e):
 		return false
-	}
-	if k.doubtful || k.answers.empty() || !k.answers.first().step() || k.answers.first().content == nil {
+	case e.Context != "": // it was a statement of a function's
+		return false
+	case !answering || k.answers.first().content == nil || !k.answers.first().step() && k.answers.first().kind != queried:
 		k.usedOutdated()
 		return false
+	default:
+		a := k.answers.first()
+		k.outdated(a.content, a.number, body)
 	}
-	a := k.answers.first()
-	k.outdated(a.content, a.number, body)
-	if a.at == 0 || !k.recording || k.upSkip > 0 || k.ending != passOn || !k.alone() {
+	if !answering || k.answers.first().at == 0 || !k.recording || k.upSkip > 0 || k.ending != passOn || !k.alone() {
 		return false
 	}
-	k.repeatFrom = a.at
+	k.repeatFrom = k.answers.first().at
 	k.held = true
 	return true
 }
@@ -135,6 +140,7 @@ func (k *link) alone() bool {
 	for i, a := range pending {
 		switch {
 		case a.step(), a.kind == parsed, a.kind == closed:
+		case a.kind == queried && len(pending) == 1:
 		case a.kind == synced && !a.ours && i == len(pending)-1:
 		default:
 			return false

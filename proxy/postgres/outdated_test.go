@@ -188,8 +188,8 @@ func TestABatchIsSaidAgainOnlyWhereNothingWasExecuted(t *testing.T) {
 	}
 }
 
-// Trap 25: what EXECUTE in SQL has found outdated is prepared anew.
-func TestAStatementThatIsExecutedInSQLIsOutdatedOnce(t *testing.T) {
+// Trap 25: what EXECUTE in SQL has found outdated is prepared anew, and executed once more.
+func TestAStatementThatIsExecutedInSQLIsNeverOutdated(t *testing.T) {
 	pg := pgtest.Shared(t)
 	setup := pgtest.Connect(t, pg.DSN())
 	setup.Query(alteredNew)
@@ -198,11 +198,10 @@ func TestAStatementThatIsExecutedInSQLIsOutdatedOnce(t *testing.T) {
 	setup.Query(altering)
 	c := w.client()
 	ask(c, parse("s", alteredText))
-	if got := pgtest.Types(c.Query("EXECUTE s")); got != "EZ" {
-		t.Errorf("at first answered %s", got)
-	}
-	if got := one(t, c.Query("EXECUTE s")); got != "1" {
-		t.Errorf("then it reads %q", got)
+	for range 2 {
+		if got := one(t, c.Query("EXECUTE s")); got != "1" {
+			t.Errorf("it reads %q", got)
+		}
 	}
 	setup.Query("DROP TABLE altered_since")
 	other := w.client() // on a server that does not know it any more

@@ -95,8 +95,8 @@ func (k *link) refuseBind(r *rewriting, i, before, body int, c *content) (is boo
 	}
 	portal := r.chunk[i+pgwire.HeaderSize:][:before]
 	r.cut(i, i+pgwire.HeaderSize+body)
-	r.out = append(appendHeader(r.out, pgwire.Bind, before+k.w.srv.nameLength(number)+1+6), portal...)
-	r.out = append(k.w.srv.appendName(r.out, number), 0, 0, 0, 0, 0, 0, 0)
+	r.out = append(appendHeader(r.out, pgwire.Bind, before+k.nameLength(number)+1+6), portal...)
+	r.out = append(k.appendName(r.out, number), 0, 0, 0, 0, 0, 0, 0)
 	k.expect(pgwire.Bind)
 	return true
 }

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/weirproxy/weir/pgwire"
 	"github.com/weirproxy/weir/pool"
 )
 
@@ -93,7 +92,8 @@ func (k *link) recall(about touch) bool {
 	if now == nil || !k.server.Reports(now.Greeting) {
 		return false
 	}
-	k.adopt(now)
+	k.server.Adopted(now)
+	k.session.profile = now
 	k.answered()
 	return true
 }
@@ -169,7 +169,7 @@ var tagSet = []byte("SET\x00")
 
 // hearSet notes that the server has done a SET.
 func (k *link) hearSet(tag []byte) {
-	if bytes.Equal(tag, tagSet) && !k.answersOurs(pgwire.CommandComplete) {
+	if bytes.Equal(tag, tagSet) {
 		k.plainly.done++
 	}
 }

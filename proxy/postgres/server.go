@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +27,15 @@ import (
 
 // PoolMode says for how long a client keeps a server connection.
 type PoolMode string
+
+// Reset says when a server connection is put back to what it was before anybody had it.
+type Reset string
+
+// The kinds of reset.
+const (
+	ResetDetected Reset = "detected" // when a session was seen to leave something
+	ResetAlways   Reset = "always"   // whenever it comes to another client
+)
 
 // The pool modes.
 const (
@@ -55,6 +62,7 @@ type ResourceOptions struct {
 	Pool     pool.Config
 	Mode     PoolMode
 	Pinning  Pinning // Pin when empty
+	Reset    Reset   // ResetDetected when empty
 	Pinned   int     // sessions that may keep a server connection at once; 0: any number
 	Queue    limiter.Queue
 	Timeouts Timeouts
@@ -100,8 +108,9 @@ type Server struct {
 
 	handshakes chan struct{} // as many as may be under way at once
 	sessions   registry
-	namePrefix string // of prepared statements on servers; no client knows it
 	statement  atomic.Uint64
+
+	sessionNumber atomic.Uint64 // the last one
 
 	clients         atomic.Int64 // sessions
 	unauthenticated atomic.Int64
@@ -136,11 +145,13 @@ type resource struct {
 	timeouts    Timeouts
 	errors      proxy.Tally[string] // by SQLSTATE class
 	pinning     Pinning
+	reset       Reset
 	mostPinned  int
 	pinned      atomic.Int64 // sessions
 	pins        pins         // by reason
 	texts       texts
 	outcomes    outcomes
+	wary        atomic.Bool            // a function was created that may change what is prepared
 	outdated    atomic.Pointer[[]byte] // how a server says that a statement is outdated; nil: none ever was
 
 	refusedLogin atomic.Pointer[refusedLogin] // nil: the latest dial was not refused
@@ -177,10 +188,9 @@ func New(o Options) (*Server, error) {
 		ctx:        ctx,
 		stop:       stop,
 		handshakes: make(chan struct{}, handshakesPerCore*runtime.NumCPU()),
-		namePrefix: "weir_" + strings.ToLower(rand.Text()[:13]) + "_", // in lower case: EXECUTE names it without quotes
 		pending:    make(map[*login]struct{}),
 	}
-	s.statement.Store(outdatedStatement)
+	s.statement.Store(lastOfOurs)
 	s.sessions.weir = o.Number
 	if s.limits.LoginTimeout == 0 {
 		s.limits.LoginTimeout = defaultLoginPeriod
@@ -221,7 +231,7 @@ func (s *Server) addResource(o ResourceOptions) error {
 	if err != nil {
 		return err
 	}
-	r := &resource{name: o.Name, database: server.Database(), mode: o.Mode, pinning: o.Pinning, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
+	r := &resource{name: o.Name, database: server.Database(), mode: o.Mode, pinning: o.Pinning, reset: o.Reset, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
 	if r.mode == "" {
 		r.mode = Transaction
 	}
@@ -231,6 +241,7 @@ func (s *Server) addResource(o ResourceOptions) error {
 	r.queueLength = o.Queue.Room(o.Pool.Connections)
 	budget := pool.NewBudget(o.Pool, s.loops, s.log.With("resource", o.Name))
 	r.pool = budget.NewPool(dialTo(server), r.dialed)
+	r.pool.Require(pool.SessionAttrs(server.Config()))
 	s.resources[o.Name] = r
 	return nil
 }
@@ -633,19 +644,6 @@ func (s *Server) close() {
 }
 
 func (s *Server) nextStatement() uint64 { return s.statement.Add(1) }
-
-// appendName appends the name that statement id has on servers.
-func (s *Server) appendName(dst []byte, id uint64) []byte {
-	return strconv.AppendUint(append(dst, s.namePrefix...), id, 10)
-}
-
-func (s *Server) nameLength(id uint64) int {
-	n := len(s.namePrefix) + 1
-	for ; id >= 10; id /= 10 {
-		n++
-	}
-	return n
-}
 
 // countError counts an error of the server by the class of its SQLSTATE.
 func (r *resource) countError(sqlstate string) {

@@ -46,6 +46,7 @@ type session struct {
 	timer      eventloop.Timer // client_idle, queue.wait, query or idle_in_transaction: whatever holds now
 	w          *worker
 	resource   *resource
+	number     uint64 // of all sessions of this weir; never 0
 	user       unique.Handle[string]
 	since      int64         // it has been idle, by the loop's clock; see state
 	startup    *pool.Profile // what it asked for at startup, beyond what every server connection has, and was told then

@@ -42,9 +42,11 @@ type startup struct {
 	version  uint32 // the one both speak
 	user     string
 	database string
-	settings []pool.Setting
-	unknown  []string // protocol options that we do not know
-	asked    uint32   // the version asked for
+	options  string         // the server's command line
+	named    []pool.Setting // parameters with a name of their own
+	settings []pool.Setting // what comes of both
+	unknown  []string       // protocol options that we do not know
+	asked    uint32         // the version asked for
 	terms    limiter.Terms
 	ignored  []error // what it said of itself that makes no sense
 
@@ -239,6 +241,9 @@ func (l *login) parameters(version uint32, body []byte) (*startup, error) {
 	if st.database == "" {
 		st.database = st.user
 	}
+	if err := st.takeSettings(); err != nil {
+		return nil, err
+	}
 	return st, st.checkEncoding()
 }
 
@@ -252,13 +257,25 @@ func (st *startup) parameter(name, value string) error {
 	case name == "replication":
 		return st.replication(value)
 	case name == "options":
-		return st.options(value)
+		st.options = value
 	case strings.HasPrefix(name, "_pq_."):
 		st.unknown = append(st.unknown, name)
 	case name == "application_name":
-		st.set(name, cleanName(value))
+		st.named = append(st.named, pool.Setting{Name: name, Value: cleanName(value)})
 	default:
-		st.set(name, value)
+		st.named = append(st.named, pool.Setting{Name: name, Value: value})
+	}
+	return nil
+}
+
+// takeSettings takes in what was asked for as PostgreSQL does (process_startup_options): the command line first, then the others,
+// whatever their order in the packet.
+func (st *startup) takeSettings() error {
+	if err := st.takeOptions(); err != nil {
+		return err
+	}
+	for _, s := range st.named {
+		st.set(s.Name, s.Value)
 	}
 	return nil
 }
@@ -286,12 +303,19 @@ func cleanName(s string) string {
 	return string(b[:min(len(b), 63)])
 }
 
-// options reads the server's command-line options that a client may give: -c name=value and --name=value.
-func (st *startup) options(value string) error {
-	words := splitOptions(value)
+// noParameters are what a startup packet has beside run-time parameters: on the command line they mean nothing, and must not become part
+// of a startup packet of ours.
+var noParameters = []string{"", "user", "database", "replication", "options"}
+
+// takeOptions reads the server's command-line options that a client may give: -c name=value and --name=value.
+func (st *startup) takeOptions() error {
+	words := splitOptions(st.options)
 	for i := 0; i < len(words); i++ {
 		word := words[i]
 		var setting string
+		if word == "--" && i == len(words)-1 { // the end of the options, for getopt
+			break
+		}
 		switch {
 		case word == "-c" && i+1 < len(words):
 			i++
@@ -302,11 +326,14 @@ func (st *startup) options(value string) error {
 			setting = word[2:]
 		}
 		name, v, ok := strings.Cut(setting, "=")
-		if !ok || name == "" {
+		if !ok {
 			return &pgwire.Error{
 				Code: "42601", Message: fmt.Sprintf("invalid command-line argument for server process: %s", word),
 				Hint: "expected -c name=value or --name=value",
 			}
+		}
+		if slices.Contains(noParameters, name) {
+			return &pgwire.Error{Code: "42704", Message: fmt.Sprintf("unrecognized configuration parameter %q", name)}
 		}
 		name = strings.ReplaceAll(name, "-", "_")
 		st.set(name, v)

@@ -174,7 +174,7 @@ func TestStartupPackets(t *testing.T) {
 		"replication=off":                 {packet(v30, "replication\x00off\x00"+hello), welcome, ""},
 		"options of another kind":         {packet(v30, "options\x00-W\x00"+hello), "42601", ""},
 		"options without a value":         {packet(v30, "options\x00-c geqo\x00"+hello), "42601", ""},
-		"options without a name":          {packet(v30, "options\x00-c =1\x00"+hello), "42601", ""},
+		"options without a name":          {packet(v30, "options\x00-c =1\x00"+hello), "42704", ""},
 		"options that end in the middle":  {packet(v30, "options\x00-c\x00"+hello), "42601", ""},
 		"what a function says of itself":  {packet(v30, "options\x00-c weir.priority=batch -c weir.deadline=800ms\x00"+hello), welcome, ""},
 		"an unknown parameter":            {packet(v30, "nosuch\x00on\x00"+hello), "42704", ""},
@@ -471,6 +471,11 @@ func TestStartupParameters(t *testing.T) {
 		{"options='-c my.setting=it''s'", "my.setting"},
 		{`options='-c my.setting=''$$'''`, "my.setting"},
 		{"client_encoding=LATIN1", "client_encoding"},
+		{"search_path=named options='-c search_path=on_the_command_line'", "search_path"},
+		{"client_encoding=UTF8 options='-c client_encoding=LATIN1'", "client_encoding"},
+		{"options='-c my.setting=1 -c my.setting=2'", "my.setting"},
+		{"my.setting=named options='-c my.setting=2'", "my.setting"},
+		{"application_name=named options='-c application_name=on_the_command_line'", "application_name"},
 	}
 	for _, test := range tests {
 		t.Run(test.params, func(t *testing.T) {

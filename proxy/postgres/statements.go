@@ -82,47 +82,42 @@ func (s *session) unsetAll() {
 
 // nameOf finds the client's name for what a server calls by that number, also where the client has closed it behind what is
 // being answered, or its Parse has failed.
-func (k *link) nameOf(number uint64) (name string, ok bool) {
-	for _, a := range k.answers.pending() {
-		if a.content != nil && !a.ours && !a.step() && a.content.number.Load() == number {
-			return a.name, true
+func (k *link) nameOf(number uint64) string {
+	pending := k.answers.pending()
+	if len(pending) > 0 {
+		if use := pending[0].use; use > 0 && use <= len(k.used) && k.used[use-1].number == number {
+			return string(k.used[use-1].name)
+		}
+	}
+	for _, a := range pending {
+		if a.kind == parsed && !a.ours && (a.taken && number == takenStatement || a.content != nil && a.content.number.Load() == number) {
+			return a.name
 		}
 	}
 	for _, u := range slices.Backward(k.used) {
 		if u.number == number {
-			return string(u.name), true
+			return string(u.name)
 		}
 	}
 	if t := k.session.statements; t != nil {
 		for name, st := range t.named {
 			if st.content.number.Load() == number {
-				return name, true
+				return name
 			}
 		}
 	}
 	for _, a := range k.failed {
 		if a.content.number.Load() == number {
-			return a.name, true
+			return a.name
 		}
 	}
-	return "", false
+	return ""
 }
 
-// allDeallocated notes that the server has forgotten all named statements, but for those that it has yet to hear of.
+// allDeallocated notes that the server has forgotten all named statements.
 func (k *link) allDeallocated() {
 	k.server.Prepared.Clear()
 	k.session.unsetAll()
-	for _, a := range k.answers.pending() {
-		if a.kind != parsed || a.content == nil {
-			continue
-		}
-		if a.number != 0 {
-			k.server.Prepared.Add(a.number)
-		}
-		if !a.ours && a.name != "" {
-			k.session.set(a.name, a.content)
-		}
-	}
 }
 
 // statementMessage deals with Parse, Bind, Describe or Close at i, where a server connection is not the client's alone:
@@ -166,8 +161,11 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 		c = k.toParse(m[used:pgwire.HeaderSize+len(have)], len(have) == body)
 	}
 	if k.uncertain(t, name, c) {
+		k.hurry(r, i)
 		return 0, waitForAnswer
 	}
+	k.hurried = false
+	k.reconsider()
 	if !k.unsynced {
 		k.evict(r, i)
 	}
@@ -220,9 +218,9 @@ func (k *link) stepOf(a answer) {
 	}
 }
 
-// uncertain reports whether it takes the answer to an earlier batch or query to know what a message of type t about the
-// statement name, which is or becomes c, means: whether the name is taken, whether it was closed or deallocated, and whether the server knows
-// what, after a Parse that was skipped, it does not.
+// uncertain reports whether it takes the answer to something earlier to know what a message of type t about the statement name, which is
+// or becomes c, means: whether the name is taken, whether it was closed or deallocated, and whether the server knows what, after a Parse
+// that was skipped, it does not.
 func (k *link) uncertain(t byte, name []byte, c *content) bool {
 	switch {
 	case k.doubtful: // no answer could be relied on
@@ -230,19 +228,14 @@ func (k *link) uncertain(t byte, name []byte, c *content) bool {
 			k.server.Prepared.Unnamed = 0
 		}
 		return false
-	case k.words.forget && k.answers.has(queried): // DISCARD or DEALLOCATE is on its way
-		return true
-	case t == pgwire.Bind && c != nil && c.deallocates != "" && k.answers.owed() > 0: // and whether a transaction has failed
+	case k.forgets():
 		return true
 	case k.answers.parses+k.answers.closes == 0:
 		return false
+	case k.doubted: // what was sent before goes by the old names
+		return true
 	case len(name) == 0 && t == pgwire.Parse: // whatever there was, it is replaced
 		return false
-	}
-	if t == pgwire.Parse { // a name that is taken is refused by a server that knows its statement
-		if taken := k.session.statements.find(name).content; taken != nil && k.answers.parsing(taken) {
-			return true
-		}
 	}
 	if c != nil && c.executes != "" && t != pgwire.Parse {
 		if k.answers.ahead([]byte(c.executes)) {
@@ -253,6 +246,22 @@ func (k *link) uncertain(t byte, name []byte, c *content) bool {
 		}
 	}
 	return k.answers.ahead(name) || c != nil && t != pgwire.Close && k.answers.parsing(c)
+}
+
+// forgets reports whether what was sent may yet end statements: DISCARD or DEALLOCATE is on its way.
+func (k *link) forgets() bool {
+	return k.words.forget && k.answers.has(queried) || k.forgetting && k.answers.has(executed)
+}
+
+// awaits reports whether it takes an answer to know if there is a statement of that name.
+func (k *link) awaits(name []byte) bool { return k.forgets() || k.answers.ahead(name) }
+
+// hurry has the server answer what comes before i, which otherwise it might keep to itself until the Sync.
+func (k *link) hurry(r *rewriting, i int) {
+	if k.unsynced && !k.hurried {
+		k.hurried = true
+		r.insert(i, pgwire.Flush, 0, 0, 0, 4)
+	}
 }
 
 // nameIn finds the statement's name in the body of a message of type t, and how many bytes of the body come before it.
@@ -278,13 +287,10 @@ func nameIn(t byte, body []byte) (before int, name []byte, ok bool) {
 func (k *link) rename(r *rewriting, i, used, before, body, oldName int, number uint64) {
 	m := r.chunk[i:]
 	r.cut(i, i+used)
-	r.out = appendHeader(r.out, m[0], body+k.w.srv.nameLength(number)-oldName)
+	r.out = appendHeader(r.out, m[0], body+k.nameLength(number)-oldName)
 	r.out = append(r.out, m[pgwire.HeaderSize:pgwire.HeaderSize+before]...)
-	r.out = append(k.w.srv.appendName(r.out, number), 0)
+	r.out = append(k.appendName(r.out, number), 0)
 }
-
-// noStatement is a number that no statement has.
-const noStatement = 0
 
 // refer deals with a Bind or Describe of the statement name, which the client has prepared as st, or has not.
 func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st statement) {
@@ -293,7 +299,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 		switch {
 		case len(name) == 0: // the server may have someone else's
 			k.closeUnnamed(r, i)
-		case bytes.HasPrefix(name, []byte(k.w.srv.namePrefix)): // it has seen our names on the server; whose they are is not its business
+		case bytes.HasPrefix(name, []byte(k.prefix())): // it has seen our names on the server; whose they are is not its business
 			k.rename(r, i, used, before, body, len(name), noStatement)
 		}
 		k.expect(r.chunk[i])
@@ -307,12 +313,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 		k.readSet(c.found, c.sql())
 	}
 	if r.chunk[i] == pgwire.Bind {
-		if dropped, ok := k.deallocates(c); ok {
-			k.rename(r, i, used, before, body, len(name), k.instead(r, i))
-			k.expect(pgwire.Bind)
-			k.drop(dropped)
-			return
-		}
+		k.bindPortal(r.chunk[i+pgwire.HeaderSize:][:before], c)
 	}
 	a := answer{kind: described, content: c, number: c.number.Load(), at: k.startRecording(r, i)}
 	if r.chunk[i] == pgwire.Bind {
@@ -329,7 +330,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 		k.tell(name, a.number)
 	}
 	if number := k.prepare(r, i, name, c); number != 0 {
-		k.noteUse(c, number, name)
+		a.use = k.noteUse(c, number, name)
 		k.rename(r, i, used, before, body, len(name), number)
 	}
 	k.stepOf(a)
@@ -338,6 +339,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 // suspect notes what executing c may leave in the session.
 func (k *link) suspect(c *content) {
 	k.words.found |= c.found
+	k.words.reset = k.words.reset || c.resets
 	if c.found&touchNamed != 0 {
 		_, names := c.found.settled(c.sql())
 		k.name(names)
@@ -354,11 +356,11 @@ type use struct {
 // mostUses is how many uses are remembered while the connection is not quiet. More than that are hardly under way at once.
 const mostUses = 32
 
-// noteUse remembers a use, each once.
-func (k *link) noteUse(c *content, number uint64, name []byte) {
-	for _, u := range slices.Backward(k.used) {
+// noteUse remembers a use, each once, and returns which it is, plus one.
+func (k *link) noteUse(c *content, number uint64, name []byte) int {
+	for i, u := range slices.Backward(k.used) {
 		if u.number == number && bytes.Equal(u.name, name) {
-			return
+			return i + 1
 		}
 	}
 	if len(k.used) == mostUses {
@@ -367,6 +369,7 @@ func (k *link) noteUse(c *content, number uint64, name []byte) {
 	from := len(k.usedNames)
 	k.usedNames = append(k.usedNames, name...)
 	k.used = append(k.used, use{c, number, k.usedNames[from:]})
+	return len(k.used)
 }
 
 func (k *link) forgetUses() {
@@ -377,7 +380,7 @@ func (k *link) forgetUses() {
 // asNow is what st, the client's statement name, is under the settings of now: they may have changed since it was parsed.
 func (k *link) asNow(name []byte, st statement) statement {
 	s := k.session
-	if st.content.key == "" || st.content.plan == s.profile.Settings.Plan() {
+	if st.content.key == "" || st.content.plan == s.profile.Plan() {
 		return st
 	}
 	now := s.contentOf([]byte(st.content.text))
@@ -408,7 +411,7 @@ func (k *link) prepare(r *rewriting, i int, name []byte, c *content) (number uin
 		return k.prepareNamed(r, i, c)
 	}
 	r.cut(i, i)
-	r.out = k.w.appendParse(r.out, c.text, 0)
+	r.out = k.appendParse(r.out, c.text, 0)
 	a := answer{kind: parsed, ours: true, content: c}
 	k.changeUnnamed(&a, k.unnamed().statement, number)
 	k.answers.push(a)
@@ -420,7 +423,7 @@ func (k *link) prepareNamed(r *rewriting, i int, c *content) (number uint64) {
 	number = c.number.Load()
 	k.server.Prepared.Add(number)
 	r.cut(i, i)
-	r.out = k.w.appendParse(r.out, c.text, number)
+	r.out = k.appendParse(r.out, c.text, number)
 	k.answers.push(answer{kind: parsed, ours: true, content: c, number: number})
 	return number
 }
@@ -459,7 +462,7 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 		after.number, number = number, 0
 	case known && c.query: // it answers as if it did it again
 		r.cut(i, i+pgwire.HeaderSize+body)
-		r.out = k.w.appendParse(r.out, emptySelect, 0)
+		r.out = k.appendParse(r.out, emptySelect, 0)
 		used = pgwire.HeaderSize + body
 		after.number, number = 0, 0
 	case known: // it must say whether it may be parsed now
@@ -492,12 +495,15 @@ func (k *link) unname(r *rewriting, i, used, body int, name string) {
 	r.out = append(appendHeader(r.out, pgwire.Parse, body-len(name)), 0)
 }
 
-// parseTaken deals with a Parse of a name that the client has given already: the server shall say so.
+// parseTaken deals with a Parse of a name that the client has given already: the server shall say so, if the text is one. What it is given
+// the name of is there for nothing else, so that nobody loses a statement, should the server not refuse.
 func (k *link) parseTaken(r *rewriting, i, used, body int, name string) int {
-	old := k.asNow([]byte(name), k.session.statements.named[name]).content
-	number := k.prepare(r, i, []byte(name), old)
-	k.rename(r, i, used, 0, body, len(name), number)
-	k.answers.push(answer{kind: parsed, name: name, content: old, taken: true})
+	r.cut(i, i)
+	r.out = k.appendParse(k.appendClose(r.out, takenStatement), emptyText, takenStatement)
+	k.answers.push(answer{kind: closed, ours: true})
+	k.answers.push(answer{kind: parsed, ours: true})
+	k.rename(r, i, used, 0, body, len(name), takenStatement)
+	k.answers.push(answer{kind: parsed, name: name, taken: true})
 	k.upSkip = body - (used - pgwire.HeaderSize)
 	return used
 }
@@ -548,6 +554,8 @@ func (k *link) statementKept() {
 			t.bytes += len(c.text)
 		}
 	}
+	c.forgets = k.words.forget
+	c.tampers = mayTamper(c.sql(), k.words.found, c.forgets)
 	c.found, _ = k.words.found.settled(c.sql())
 	c.found &^= touchLarge
 	k.words.found = k.outer | k.words.found&touchLarge // parsing leaves nothing behind, executing does
@@ -570,8 +578,7 @@ func (k *link) closeStatement(r *rewriting, i, body int, name string, st stateme
 		k.changeUnnamed(&a, statement{}, 0)
 	} else {
 		r.cut(i, i+pgwire.HeaderSize+body)
-		r.out = appendHeader(r.out, pgwire.Close, 1+k.w.srv.nameLength(noStatement)+1)
-		r.out = append(k.w.srv.appendName(append(r.out, 'S'), noStatement), 0)
+		r.out = k.appendClose(r.out, noStatement)
 		k.session.unset(name)
 	}
 	k.answers.push(a)
@@ -587,8 +594,7 @@ func (k *link) evict(r *rewriting, i int) {
 		}
 		k.server.Prepared.Remove(id)
 		r.cut(i, i)
-		r.out = appendHeader(r.out, pgwire.Close, 1+k.w.srv.nameLength(id)+1)
-		r.out = append(k.w.srv.appendName(append(r.out, 'S'), id), 0)
+		r.out = k.appendClose(r.out, id)
 		k.answers.push(answer{kind: closed, ours: true})
 	}
 }
@@ -617,7 +623,7 @@ func (k *link) notAnswered(a *answer, skipped bool) {
 	s := k.session
 	t := s.statements
 	k.unchangeUnnamed(a, skipped)
-	if a.content == nil || a.step() {
+	if a.content == nil || a.step() || a.ends() {
 		return
 	}
 	switch {
@@ -628,8 +634,6 @@ func (k *link) notAnswered(a *answer, skipped bool) {
 			s.set(a.name, a.content)
 			k.tell([]byte(a.name), a.number)
 		}
-		return
-	case a.taken:
 		return
 	case a.number != 0:
 		k.server.Prepared.Remove(a.number)

@@ -53,7 +53,11 @@ func (p *pins) add(t touch, n int64) {
 // asked since. It is called between messages, and may end the session.
 func (k *link) suspicion() touch {
 	s := k.session
-	if s.resource.mode == Session { // all is dropped in the end
+	if s.resource.mode == Session { // all is dropped in the end; until then, RESET is to bring back what it was told
+		k.words.found = 0
+		if k.words.reset && k.bringsBack() && !k.restore {
+			return touchSet
+		}
 		return 0
 	}
 	if lasting := k.words.found & touchLasting &^ k.pinned; lasting != 0 {
@@ -78,12 +82,15 @@ func (k *link) suspicion() touch {
 	}
 	if k.changed {
 		k.changed = false
-		if !k.discarded() && !k.server.Reports(k.session.profile.Greeting) { // SET LOCAL is undone by now, SET in a function is not
+		if !k.restore && !k.server.Reports(k.session.profile.Greeting) { // SET LOCAL is undone by now, SET in a function is not
 			t |= touchSet
 		}
 	}
 	return t
 }
+
+// bringsBack reports whether RESET is to bring back something that the server connection does not have from the start.
+func (k *link) bringsBack() bool { return k.session.startup.Settings != nil || k.server.IsExplicit() }
 
 // calls says what a FunctionCall, of which some bytes may be missing, may leave behind. Functions of applications are not known,
 // whichever way they are called.

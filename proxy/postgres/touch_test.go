@@ -490,10 +490,14 @@ func badStartupParametersAreRefusedInTheServersWords(t *testing.T, pg *pgtest.Po
 	w := start(t, settings{upstream: pg.DSN()})
 	for _, params := range []string{
 		"options='-c work_mem=plenty'", "TimeZone=Nowhere/AtAll", "options='-c no_such_parameter=1'", "DateStyle=never",
-		"client_encoding=klingon", "options='-c shared_buffers=1'", "options='nonsense'", "work_mem=-1",
+		"options='-c transaction_isolation=serializable'", "options='-c transaction_deferrable=on'", "session_authorization=nobody",
+		"options='-c role=nobody'", "client_encoding=klingon", "options='-c shared_buffers=1'", "options='nonsense'", "work_mem=-1",
 	} {
 		_, direct := pgtest.TryConnect(t, keyValue(pg)+" "+params, pgtest.Protocol30)
 		_, proxied := pgtest.TryConnect(t, w.dsn(params), pgtest.Protocol30)
+		if direct == nil && proxied == nil { // some a newer server takes
+			continue
+		}
 		want, ok1 := errors.AsType[*pgtest.LoginError](direct)
 		got, ok2 := errors.AsType[*pgtest.LoginError](proxied)
 		if !ok1 || !ok2 {

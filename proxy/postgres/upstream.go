@@ -138,13 +138,18 @@ func (k *link) readmit(chunk []byte) bool {
 		return false
 	}
 	k.admitNext, k.took, k.timed, k.spoiled = false, 0, false, false
-	k.applySettings() // DISCARD ALL may have dropped them
+	if k.restore {
+		k.applySettings()
+	}
 	return true
 }
 
 // pass takes note of bytes of a message body that go to the server as they are.
 func (k *link) pass(b []byte) {
 	if k.scanning {
+		if k.mentions(b) {
+			k.consider(nil)
+		}
 		k.words.feed(b)
 		if len(b) == k.upSkip && !k.partly {
 			k.whole = b
@@ -177,9 +182,13 @@ func (k *link) bodyEnds() {
 
 // queryRead is called when all of a Query has passed.
 func (k *link) queryRead() {
-	found, names := k.words.found.settled(bytes.TrimSuffix(k.whole, []byte{0}))
+	sql := bytes.TrimSuffix(k.whole, []byte{0})
+	found, names := k.words.found.settled(sql)
 	k.name(names)
-	k.readSet(found, bytes.TrimSuffix(k.whole, []byte{0}))
+	k.readSet(found, sql)
+	if mayTamper(sql, k.words.found, k.words.forget) {
+		k.consider(sql)
+	}
 	k.words.found = k.outer | found
 }
 
@@ -224,6 +233,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	if k.recording && len(m) < pgwire.HeaderSize+body && body <= maxHeld { // what may be said again ends with a whole message
 		return 0, waitForMore
 	}
+	if k.answers.settings() && k.undoes(m, body) {
+		return 0, waitForAnswer
+	}
 	if k.answers.empty() && !k.unsynced {
 		k.timeQuery()
 	}
@@ -253,10 +265,11 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 			return k.statementMessage(r, i, body)
 		}
 		k.unsynced = true
+		if m[0] == pgwire.Parse && k.session.resource.mode == Session {
+			k.scan(body)
+		}
 	case pgwire.Execute:
-		k.unsynced = true
-		k.doubtful = k.doubtful || k.copyIn
-		k.step(executed)
+		return k.executePortal(r, i, body)
 	case pgwire.CopyDone, pgwire.CopyFail:
 		k.endCopy()
 	case pgwire.Flush:
@@ -271,36 +284,74 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	return pgwire.HeaderSize, passOn
 }
 
+// undoes reports whether a message could end the failed transaction that the session's settings leave behind where they are refused: what
+// stands behind it would be executed without them.
+func (k *link) undoes(m []byte, body int) bool {
+	have := m[pgwire.HeaderSize:min(len(m), pgwire.HeaderSize+body)]
+	switch {
+	case k.session.resource.mode == Session: // statements are not known; and it is once in a session
+		return true
+	case m[0] == pgwire.Query:
+		return endsFailed(have, len(have) < body)
+	case m[0] == pgwire.Bind:
+		_, name, ok := nameIn(pgwire.Bind, have)
+		c := k.session.statements.find(name).content
+		return !ok || c != nil && endsFailed(c.sql(), c.text == "")
+	}
+	return false
+}
+
 // certain reports whether it is known if the server answers a Query or FunctionCall at i: it does not in the middle of a batch
-// that has failed. To find out, it is asked to close the unnamed portal, which the Query ends anyway: it does, or it has failed.
+// that has failed. To find out, it is asked to close a statement that there is not: it does, or it has failed.
 func (k *link) certain(r *rewriting, i int) bool {
 	switch {
 	case !k.unsynced, k.skipping, k.copyIn, k.doubtful, k.session.resource.mode == Session:
 		return true
 	case !k.probing:
 		k.probing = true
-		r.insert(i, pgwire.Close, 0, 0, 0, 6, 'P', 0, pgwire.Flush, 0, 0, 0, 4)
+		r.cut(i, i)
+		r.out = pgwire.AppendMessage(k.appendClose(r.out, noStatement), pgwire.Flush)
 		k.answers.push(answer{kind: closed, ours: true})
 		return false
 	}
 	return !k.answers.has(closed)
 }
 
-// query notes a Query or FunctionCall. What it does it commits, or not, together with the batch that it is in the middle of. The
-// connection is for nobody else then: it leaves PostgreSQL 18 in a state in which the next statement fails with XX000.
-func (k *link) query(t byte, body int) {
+// query notes a Query or FunctionCall. What it does it commits, or not, together with the batch that it is in the middle of, which ends
+// with it: no Sync is owed any more.
+func (k *link) query(t byte, body int) { k.queryOf(answer{kind: queried}, t, body) }
+
+// queryOf is query for one that a answers.
+func (k *link) queryOf(a answer, t byte, body int) {
 	k.probing = false
 	if k.skipping {
 		return
 	}
 	k.fresh = false
 	k.plainly.statements++
-	k.doubtful = k.doubtful || k.copyIn || k.unsynced
-	k.answers.push(answer{kind: queried})
+	k.doubtful = k.doubtful || k.copyIn || k.unsynced && k.spoilsNext()
+	k.unsynced, k.executes = k.unsynced && k.doubtful, false
+	k.doubted = k.doubted || k.tampering
+	k.answers.push(a)
 	if t == pgwire.Query {
 		k.scan(body)
 		k.forgetUnnamed()
 	}
+}
+
+// spoilsNext reports whether a Query in the middle of a batch leaves the server in a state in which the next statement fails, with XX000:
+// PostgreSQL 18 does, behind an Execute outside a block. The connection is for nobody else then.
+func (k *link) spoilsNext() bool {
+	const since = 18
+	return k.executes && k.status == pgwire.Idle && majorVersion(k.session.profile.Greeting.Parameters["server_version"]) >= since
+}
+
+// majorVersion reads the front of server_version; 0: it cannot be read.
+func majorVersion(version string) (major int) {
+	for i := 0; i < len(version) && version[i]-'0' < 10 && i < 4; i++ {
+		major = 10*major + int(version[i]-'0')
+	}
+	return major
 }
 
 // sync notes a Sync. While the server takes COPY data it ignores it, unless the COPY has failed meanwhile.
@@ -310,7 +361,7 @@ func (k *link) sync() {
 		return
 	}
 	k.answers.push(answer{kind: synced})
-	k.unsynced, k.skipping, k.ended = false, false, false
+	k.unsynced, k.skipping, k.ended, k.executes = false, false, false, false
 }
 
 // endCopy notes the end of COPY data, which may be sent before the server has asked for any. Outside COPY it is ignored.
@@ -323,7 +374,7 @@ func (k *link) endCopy() {
 
 // scan has the body of a message looked at as SQL.
 func (k *link) scan(body int) {
-	k.scanning = body > 0 && k.session.resource.mode != Session // there, all is dropped in the end anyway
+	k.scanning = body > 0 && (k.session.resource.mode != Session || k.bringsBack()) // there, all is dropped in the end anyway
 	if k.scanning {
 		k.words.begin()
 		k.outer, k.words.found = k.words.found, 0 // what is found now belongs to this text

@@ -47,8 +47,9 @@ type settings struct {
 	mode     postgres.PoolMode
 	pinning  postgres.Pinning // pin
 	pinned   int
-	servers  int // 10
-	loops    int // defaultLoops
+	reset    postgres.Reset // detected
+	servers  int            // 10
+	loops    int            // defaultLoops
 	queue    limiter.Queue
 	timeouts postgres.Timeouts
 	limits   postgres.Limits
@@ -108,7 +109,7 @@ func start(tb testing.TB, c settings) *weir {
 	log := slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	server, err := postgres.New(postgres.Options{
 		Resources: []postgres.ResourceOptions{{
-			Name: c.database, Upstream: c.upstream, Pool: c.pool, Mode: c.mode, Pinning: c.pinning, Pinned: c.pinned, Queue: c.queue, Timeouts: c.timeouts,
+			Name: c.database, Upstream: c.upstream, Pool: c.pool, Mode: c.mode, Pinning: c.pinning, Pinned: c.pinned, Reset: c.reset, Queue: c.queue, Timeouts: c.timeouts,
 			Gate: proxy.NewGate(proxy.GateOptions{
 				Name: c.database, Connections: c.pool.Connections, Rate: c.rate, Bucket: c.bucket, Breaker: c.breaker, Queue: c.queue,
 				Adaptive: c.adaptive, Callers: c.callers, Refusals: c.refusals, Log: log,
