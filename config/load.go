@@ -51,23 +51,33 @@ func Parse(data []byte, src Source) (cfg *Config, warnings Problems, err error) 
 	return cfg, r.warnings.sorted(), nil
 }
 
+// CommandLine is the source of a DSN that others on the machine may have read.
+const CommandLine = "--upstream"
+
 // FromUpstream is the configuration without a file: one resource with the defaults, named after the DSN's database,
-// for clients of this machine, who are believed.
-func FromUpstream(dsn string) (cfg *Config, warnings Problems, err error) {
-	const flag = "--upstream"
+// for clients of this machine, who are believed. source is where the DSN is from, for problems to name: CommandLine, the name
+// of a file, or anything else.
+func FromUpstream(source, dsn string) (cfg *Config, warnings Problems, err error) {
 	parsed, err := upstream.Parse(dsn)
 	if err != nil {
-		return nil, nil, Problems{{File: flag, Message: err.Error()}}
+		return nil, nil, Problems{{File: source, Message: err.Error()}}
 	}
 	name := parsed.Database()
 	if name == "" {
 		name = parsed.User() // as PostgreSQL does
 	}
 	if what, expected := badResourceName(name); what != "" {
-		return nil, nil, Problems{{File: flag, Message: fmt.Sprintf("its database name %s; expected %s", what, expected)}}
+		return nil, nil, Problems{{File: source, Message: fmt.Sprintf("its database name %s; expected %s", what, expected)}}
 	}
 	for _, w := range parsed.Warnings() {
-		warnings = append(warnings, Problem{File: flag, Message: w})
+		warnings = append(warnings, Problem{File: source, Message: w})
+	}
+	if parsed.Written("password") {
+		if source == CommandLine {
+			warnings = append(warnings, Problem{File: source, Message: "has a password, which other users of this machine could read until weir had started; expected the DSN in --upstream-file, or in the environment as WEIR_UPSTREAM"})
+		} else if problem := (Source{Mode: modeOf}).exposed(source); problem != "" {
+			warnings = append(warnings, Problem{File: source, Message: "has a password and " + problem})
+		}
 	}
 	cfg = Default()
 	cfg.Auth.Method = AuthTrust

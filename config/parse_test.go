@@ -296,7 +296,7 @@ func TestTLSFiles(t *testing.T) {
 }
 
 func TestFromUpstream(t *testing.T) {
-	cfg, _, err := config.FromUpstream("postgres://app:" + secret + "@db/orders")
+	cfg, _, err := config.FromUpstream(config.CommandLine, "postgres://app:"+secret+"@db/orders")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,7 +315,7 @@ func TestFromUpstream(t *testing.T) {
 		"postgres://app:" + secret + "@db:x/o":  "",
 		"postgres://app:" + secret + "@db/weir": "",
 	} {
-		cfg, _, err := config.FromUpstream(dsn)
+		cfg, _, err := config.FromUpstream(config.CommandLine, dsn)
 		if want == "" {
 			var problems config.Problems
 			if !errors.As(err, &problems) || strings.Contains(err.Error(), secret) || !strings.HasPrefix(err.Error(), "--upstream: ") {

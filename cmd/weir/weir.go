@@ -87,15 +87,16 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 		return nil, err
 	}
 	w.admin = admin.New(admin.Options{
-		ReadToken:  cfg.Admin.ReadToken.Reveal(),
-		WriteToken: cfg.Admin.WriteToken.Reveal(),
-		Version:    buildVersion(),
-		Stats:      w.server.Stats,
-		Fleet:      w.fleetStats,
-		Sessions:   w.server.Sessions,
-		Refusals:   w.refusals,
-		Ready:      w.server.Ready,
-		Log:        log,
+		ReadToken:    cfg.Admin.ReadToken.Reveal(),
+		WriteToken:   cfg.Admin.WriteToken.Reveal(),
+		LocalProfile: cfg.Admin.Pprof,
+		Version:      buildVersion(),
+		Stats:        w.server.Stats,
+		Fleet:        w.fleetStats,
+		Sessions:     w.server.Sessions,
+		Refusals:     w.refusals,
+		Ready:        w.server.Ready,
+		Log:          log,
 	})
 	if w.admins, err = net.Listen("tcp", cfg.Admin.Listen); err != nil {
 		return nil, fmt.Errorf("admin.listen: %w", err)
