@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -271,7 +272,7 @@ func loginError(err error) *proxy.LoginError {
 		return &proxy.LoginError{Err: err}
 	}
 	pgErr := (*pgconn.PgError)(nil)
-	if !errors.As(err, &pgErr) || len(pgErr.Code) != 5 {
+	if !errors.As(err, &pgErr) || len(pgErr.Code) != 5 || cmp.Or(pgErr.SeverityUnlocalized, pgErr.Severity) != "FATAL" {
 		return nil
 	}
 	switch pgErr.Code[:2] {
