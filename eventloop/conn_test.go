@@ -114,7 +114,8 @@ type pair struct {
 	echo *echo
 }
 
-// connect sets an echo up; with a TLS configuration over TLS.
+// connect sets an echo up; with a TLS configuration over TLS. When the test is over its client leaves, and the echo is waited
+// for: a loop that is stopped closes none of its sockets, so whoever stops it first has to see them closed.
 func connect(t *testing.T, g *eventloop.Group, roams bool, config *tls.Config) *pair {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -134,7 +135,6 @@ func connect(t *testing.T, g *eventloop.Group, roams bool, config *tls.Config) *
 	if client, err = net.Dial("tcp", l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = client.Close() })
 	if config != nil {
 		secured := tls.Client(client, &tls.Config{InsecureSkipVerify: true})
 		if err := secured.Handshake(); err != nil {
@@ -143,7 +143,23 @@ func connect(t *testing.T, g *eventloop.Group, roams bool, config *tls.Config) *
 		client = secured
 	}
 	_ = client.SetDeadline(time.Now().Add(patience))
-	return &pair{client, <-accepted}
+	p := &pair{client, <-accepted}
+	t.Cleanup(func() { p.leave(t) })
+	return p
+}
+
+// leave closes the client's side and waits until the echo has heard of it.
+func (p *pair) leave(t *testing.T) {
+	under := p.Conn
+	if secured, ok := under.(*tls.Conn); ok { // whose goodbye might have to wait
+		under = secured.NetConn()
+	}
+	_ = under.Close()
+	select {
+	case <-p.echo.closed:
+	case <-time.After(patience):
+		t.Error("the echo has not noticed that its client left")
+	}
 }
 
 func serveEcho(conn net.Conn, g *eventloop.Group, roams bool, config *tls.Config) *echo {
@@ -347,9 +363,7 @@ func TestAPeerThatDoesNotReadStopsBeingReadFrom(t *testing.T) {
 					t.Fatal("256 MB were taken from a peer that reads nothing")
 				}
 			}
-			if secured, ok := p.Conn.(*tls.Conn); ok { // a write that timed out ends a TLS stream
-				_ = secured.NetConn().Close()
-				<-p.echo.closed
+			if _, ok := p.Conn.(*tls.Conn); ok { // a write that timed out ends a TLS stream
 				return
 			}
 			if _, err := io.CopyN(io.Discard, p, int64(written)); err != nil { // and now it goes on

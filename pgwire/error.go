@@ -1,6 +1,9 @@
 package pgwire
 
-import "encoding/binary"
+import (
+	"cmp"
+	"encoding/binary"
+)
 
 // Error is what a proxy reads from, or says in, an ErrorResponse or NoticeResponse (manual, "Error and Notice Message
 // Fields").
@@ -34,10 +37,15 @@ func appendFields(dst []byte, t byte, e *Error) []byte {
 			dst = append(append(append(dst, code), s...), 0)
 		}
 	}
-	field('S', e.Severity)
-	field('V', e.Severity)
-	field('C', e.Code)
-	field('M', e.Message)
+	// These are always there, even where we pass on what a server said without them: drivers count on it.
+	field('S', cmp.Or(e.Severity, "ERROR"))
+	field('V', cmp.Or(e.Severity, "ERROR"))
+	code := e.Code
+	if len(code) != 5 {
+		code = "XX000"
+	}
+	field('C', code)
+	field('M', cmp.Or(e.Message, "no reason was given"))
 	field('D', e.Detail)
 	field('H', e.Hint)
 	dst = append(dst, 0)

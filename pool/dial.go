@@ -88,6 +88,7 @@ func dial(ctx context.Context, c *pgconn.Config, only string) (*Dialed, error) {
 		socket, last = eventloop.NewSecure(conn), addr
 		return socket, nil
 	}
+	c.BuildFrontend = guarded(c.BuildFrontend)
 	conn, err := pgconn.ConnectConfig(ctx, c)
 	if err != nil {
 		return nil, err

@@ -5,8 +5,6 @@ import (
 	"fmt"
 )
 
-const resetClients = 200 // on a tenth as many server connections, so that nearly each transaction is another client's
-
 // reset is what it costs to put a server connection back whenever it comes to another client.
 func (b *bench) reset(ctx context.Context) error {
 	variants := []struct {
@@ -40,7 +38,7 @@ func (b *bench) reset(ctx context.Context) error {
 
 func (b *bench) resetMode(ctx context.Context, sides []*side, mode string) error {
 	b.progress("reset, %s", mode)
-	full := load{mode: mode, clients: resetClients, seconds: 2}
+	full := load{mode: mode, clients: relayClients, seconds: 2}
 	rate, err := b.affordable(ctx, sides, full, 3000)
 	if err != nil {
 		return err
@@ -68,8 +66,8 @@ func (b *bench) resetMode(ctx context.Context, sides []*side, mode string) error
 	last := sides[len(sides)-1].name
 	table := section{
 		title: "Putting a connection back for each client, " + mode,
-		note: fmt.Sprintf("`pgbench -S -M %s -c %d -j 1` on %d server connections, so that nearly each transaction is another client's than the one before. CPU of the proxy and latency at %.0f transactions/s, throughput without a rate. Medians of %d rounds.",
-			mode, resetClients, serverConnections, rate, b.rounds(5)),
+		note: fmt.Sprintf("`pgbench -S -M %s -c %d -j 1` on %d server connections, which change hands all the time: the one used last is lent next. CPU of the proxy and latency at %.0f transactions/s, throughput without a rate. Medians of %d rounds.",
+			mode, relayClients, serverConnections, rate, b.rounds(5)),
 		header: []string{"side", "CPU per transaction", "latency", "transactions/s", "to " + last},
 	}
 	for _, s := range sides {

@@ -309,23 +309,36 @@ func ExpectStartup() Step {
 	}
 }
 
-// StartTLS expects an SSLRequest, accepts it and shakes hands.
-func StartTLS(cfg *tls.Config) Step {
+// ExpectSSLRequest reads an SSLRequest and answers nothing.
+func ExpectSSLRequest() Step {
 	return func(c *ServerConn) error {
 		code, _, err := c.receiveStartup()
-		if err != nil {
-			return err
+		if err == nil && code != sslCode {
+			err = fmt.Errorf("received code %d, want an SSLRequest", code)
 		}
-		if code != sslCode {
-			return fmt.Errorf("received code %d, want an SSLRequest", code)
+		return err
+	}
+}
+
+// StartTLS expects an SSLRequest, accepts it and shakes hands.
+func StartTLS(cfg *tls.Config) Step {
+	expect := ExpectSSLRequest()
+	return func(c *ServerConn) error {
+		if err := expect(c); err != nil {
+			return err
 		}
 		if _, err := c.Write([]byte{'S'}); err != nil {
 			return err
 		}
-		secured := tls.Server(c.Conn, cfg)
-		c.Conn, c.in = secured, bufio.NewReader(secured)
-		return secured.Handshake()
+		return c.Secure(cfg)
 	}
+}
+
+// Secure goes on over TLS, once it has shaken hands.
+func (c *ServerConn) Secure(cfg *tls.Config) error {
+	secured := tls.Server(c.Conn, cfg)
+	c.Conn, c.in = secured, bufio.NewReader(secured)
+	return secured.Handshake()
 }
 
 // Welcome tells the client that it is logged in, as PostgreSQL 15 would. The process id is 1000 and the number of the

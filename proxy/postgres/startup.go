@@ -303,12 +303,19 @@ func cleanName(s string) string {
 	return string(b[:min(len(b), 63)])
 }
 
+// noParameters are what a startup packet has beside run-time parameters: on the command line they mean nothing, and must not become part
+// of a startup packet of ours.
+var noParameters = []string{"", "user", "database", "replication", "options"}
+
 // takeOptions reads the server's command-line options that a client may give: -c name=value and --name=value.
 func (st *startup) takeOptions() error {
 	words := splitOptions(st.options)
 	for i := 0; i < len(words); i++ {
 		word := words[i]
 		var setting string
+		if word == "--" && i == len(words)-1 { // the end of the options, for getopt
+			break
+		}
 		switch {
 		case word == "-c" && i+1 < len(words):
 			i++
@@ -319,11 +326,14 @@ func (st *startup) takeOptions() error {
 			setting = word[2:]
 		}
 		name, v, ok := strings.Cut(setting, "=")
-		if !ok || name == "" {
+		if !ok {
 			return &pgwire.Error{
 				Code: "42601", Message: fmt.Sprintf("invalid command-line argument for server process: %s", word),
 				Hint: "expected -c name=value or --name=value",
 			}
+		}
+		if slices.Contains(noParameters, name) {
+			return &pgwire.Error{Code: "42704", Message: fmt.Sprintf("unrecognized configuration parameter %q", name)}
 		}
 		name = strings.ReplaceAll(name, "-", "_")
 		st.set(name, v)

@@ -174,7 +174,7 @@ func TestStartupPackets(t *testing.T) {
 		"replication=off":                 {packet(v30, "replication\x00off\x00"+hello), welcome, ""},
 		"options of another kind":         {packet(v30, "options\x00-W\x00"+hello), "42601", ""},
 		"options without a value":         {packet(v30, "options\x00-c geqo\x00"+hello), "42601", ""},
-		"options without a name":          {packet(v30, "options\x00-c =1\x00"+hello), "42601", ""},
+		"options without a name":          {packet(v30, "options\x00-c =1\x00"+hello), "42704", ""},
 		"options that end in the middle":  {packet(v30, "options\x00-c\x00"+hello), "42601", ""},
 		"what a function says of itself":  {packet(v30, "options\x00-c weir.priority=batch -c weir.deadline=800ms\x00"+hello), welcome, ""},
 		"an unknown parameter":            {packet(v30, "nosuch\x00on\x00"+hello), "42704", ""},
