@@ -116,7 +116,7 @@ func (k *link) bindPortal(have []byte, c *content) {
 		return
 	}
 	name, _, _ := pgwire.CString(have)
-	k.portals = slices.DeleteFunc(k.portals, func(p portal) bool { return p.name == string(name) })
+	k.dropPortal(name)
 	if c.deallocates != "" {
 		k.portals = append(k.portals, portal{string(name), c.deallocates})
 	}
@@ -126,6 +126,13 @@ func (k *link) bindPortal(have []byte, c *content) {
 func (k *link) forgetPortals() {
 	k.portals = k.portals[:0]
 	k.forgetting, k.tampering = false, false
+}
+
+// dropPortal notes that a portal is closed, bound to something else, or executed, which it can be once.
+func (k *link) dropPortal(name []byte) {
+	if len(k.portals) > 0 {
+		k.portals = slices.DeleteFunc(k.portals, func(p portal) bool { return p.name == string(name) })
+	}
 }
 
 // deallocates is the statement that executing the portal deallocates.
@@ -159,6 +166,7 @@ func (k *link) executePortal(r *rewriting, i, body int) (used int, v verdict) {
 			} else {
 				k.rebind(r, i, name)
 			}
+			k.dropPortal(name)
 		}
 	}
 	k.hurried = false

@@ -149,6 +149,9 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 		if t == pgwire.Describe && k.boundNumber != 0 {
 			k.tell(k.boundName, k.boundNumber)
 		}
+		if t == pgwire.Close {
+			k.dropPortal(name)
+		}
 		k.upSkip = body - (used - pgwire.HeaderSize)
 		return used, passOn
 	}
