@@ -211,6 +211,9 @@ func (k *link) hearReady(body []byte) error {
 	if prelude {
 		k.preludeAnswered()
 	}
+	if body[0] == pgwire.Idle {
+		k.portalsEnd()
+	}
 	k.answers.dropCopyEnds(false)
 	k.words.forget = k.words.forget && k.answers.has(queried)
 	return nil

@@ -343,8 +343,8 @@ func (k *link) giveBack() {
 		k.observe()
 	}
 	k.reconsider()
-	if server.Cancels > 0 || server.Prepared.Doubted() {
-		server.Reset(s.w.loop, pool.Leftover{Status: pgwire.Idle, Doubted: server.Prepared.Doubted()})
+	if server.Cancels > 0 {
+		server.Reset(s.w.loop, pool.Leftover{Status: pgwire.Idle})
 	} else {
 		server.Pool().Release(server)
 	}
@@ -419,7 +419,7 @@ func (k *link) abandon() {
 		Skip:     k.downSkip,
 	}
 	k.forgetUnanswered()
-	left.Doubted = server.Prepared.Doubted()
+	k.reconsider()
 	k.detach(breaker.Ignored)
 	left.Then = k.leave
 	server.Reset(s.w.loop, left)

@@ -149,6 +149,9 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 		if t == pgwire.Describe && k.boundNumber != 0 {
 			k.tell(k.boundName, k.boundNumber)
 		}
+		if t == pgwire.Close {
+			k.dropPortal(name)
+		}
 		k.upSkip = body - (used - pgwire.HeaderSize)
 		return used, passOn
 	}
@@ -585,8 +588,14 @@ func (k *link) closeStatement(r *rewriting, i, body int, name string, st stateme
 }
 
 // evict closes statements that were not used for long, at the front of a batch, so that none is closed that an earlier
-// message of the batch has been promised. What the batch needs is prepared again.
+// message of the batch has been promised. What the batch needs is prepared again. What goes by
+// names that are not used any more is closed with them.
 func (k *link) evict(r *rewriting, i int) {
+	for _, name := range k.server.Prepared.TakeStale(preparedPerServer) {
+		r.cut(i, i)
+		r.out = append(append(append(appendHeader(r.out, pgwire.Close, 1+len(name)+1), 'S'), name...), 0)
+		k.answers.push(answer{kind: closed, ours: true})
+	}
 	for {
 		id, tooMany := k.server.Prepared.Oldest(preparedPerServer)
 		if !tooMany {
