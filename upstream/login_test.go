@@ -136,11 +136,13 @@ func TestWhatIsShownToWhoeverAnswers(t *testing.T) {
 			message []byte
 			want    bool
 		}{
-			"password":             {askPassword, test.password},
-			"password later":       {askPasswordLater, test.password},
-			"md5":                  {askMD5, test.md5},
-			"scram-sha-256":        {askSCRAM, test.scram},
-			"password behind much": {append([]byte("S\x00\x00\x01\x03a\x00"+strings.Repeat("x", 252)+"\x00"), askPassword...), test.password},
+			"password":                  {askPassword, test.password},
+			"password later":            {askPasswordLater, test.password},
+			"md5":                       {askMD5, test.md5},
+			"scram-sha-256":             {askSCRAM, test.scram},
+			"password when all is well": {append([]byte("R\x00\x00\x00\x08\x00\x00\x00\x00"), askPassword...), false},
+			"md5 when all is well":      {append([]byte("R\x00\x00\x00\x08\x00\x00\x00\x00"), askMD5...), false},
+			"password behind much":      {append([]byte("S\x00\x00\x01\x03a\x00"+strings.Repeat("x", 252)+"\x00"), askPassword...), test.password},
 		} {
 			t.Run(test.how+"/"+test.query+"/"+asked, func(t *testing.T) {
 				network, address := "tcp", "127.0.0.1:0"

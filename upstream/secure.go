@@ -232,7 +232,8 @@ type loginReader struct {
 	cfg    *pgconn.Config
 	policy Policy
 
-	over bool
+	in   bool   // the server has let us in
+	over bool   // it has told all that it has to tell
 	head []byte // of the message that is under way, as far as it is read
 	skip int    // what is left of it
 }
@@ -247,6 +248,8 @@ const (
 	authMD5       = 5
 	authSASL      = 10
 )
+
+var errBehindOk = errors.New("the server asks for a proof of the password when it has let us in")
 
 func (l *loginReader) Read(b []byte) (int, error) {
 	n, err := l.Reader.Read(b)
@@ -284,6 +287,7 @@ func (l *loginReader) headRead() error {
 	}
 	length := int(l.head[1])<<24 | int(l.head[2])<<16 | int(l.head[3])<<8 | int(l.head[4])
 	if l.head[0] != 'R' {
+		l.over = l.over || l.head[0] == 'Z'
 		l.skip, l.head = max(0, length-4), l.head[:0]
 		return nil
 	}
@@ -293,8 +297,10 @@ func (l *loginReader) headRead() error {
 	code := int(l.head[5])<<24 | int(l.head[6])<<16 | int(l.head[7])<<8 | int(l.head[8])
 	l.skip, l.head = max(0, length-8), l.head[:0]
 	switch {
+	case l.in: // pgconn would answer
+		return errBehindOk
 	case code == authOk:
-		l.over = true
+		l.in = true
 	case code == authCleartext && !l.policy.Password:
 		return Refuse("password")
 	case code == authMD5 && !l.policy.MD5:
