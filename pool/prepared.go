@@ -76,14 +76,18 @@ func (p *Prepared) Doubt() {
 	*p = Prepared{Unnamed: p.Unnamed, stale: stale}
 }
 
-// Doubted reports whether there may be statements under names that are not used any more.
-func (p *Prepared) Doubted() bool { return len(p.stale) > 0 }
-
-// TakeStale returns the names that are not used any more, for the caller to close them.
-func (p *Prepared) TakeStale() []string {
-	stale := p.stale
-	p.stale = nil
-	return stale
+// TakeStale returns names that are not used any more, for the caller to close them: some at a time, unless there are more than most.
+func (p *Prepared) TakeStale(most int) []string {
+	const some = 32
+	n := len(p.stale)
+	if n <= most {
+		n = min(n, some)
+	}
+	taken := p.stale[:n]
+	if p.stale = p.stale[n:]; len(p.stale) == 0 {
+		p.stale = nil
+	}
+	return taken
 }
 
 // Oldest returns the statement that was used longest ago, when there are more than most.

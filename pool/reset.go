@@ -26,7 +26,6 @@ type Leftover struct {
 	CopyEnds bool // the end of COPY data was sent before the server has asked for any
 	Extended bool // the COPY, if there is one, was started by Execute, and ends with a Sync
 	Dirty    bool // session state was changed: DISCARD ALL
-	Doubted  bool // it is not certain what is prepared: DEALLOCATE ALL
 	Cancel   bool // what runs is not wanted any more
 	Broken   bool // a message was left unfinished: nothing can be said any more
 	Look     bool // nothing is to be cleaned: the server is to report what has changed
@@ -319,9 +318,6 @@ func (r *resetting) step() {
 		r.left.Dirty = false
 		r.s.Discarded()
 		r.query(discardAll)
-	case r.left.Doubted && r.s.Prepared.Doubted(): // or DISCARD ALL has dropped them
-		r.s.Prepared.Clear()
-		r.query("DEALLOCATE ALL")
 	default:
 		r.finish()
 		r.s.pool.Release(r.s)

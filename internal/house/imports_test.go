@@ -35,8 +35,10 @@ var allowed = map[string][]string{
 	"upstream":       {"auth"},                                                                         // how SCRAM takes a password
 	"config":         {"auth", "breaker", "fleet", "internal/yamlfile", "limiter", "pool", "upstream"}, // their Config structs
 	"proxy":          {"breaker", "limiter"},                                                           // what all protocols share
-	"proxy/postgres": {"auth", "breaker", "eventloop", "limiter", "pgwire", "pool", "proxy", "upstream"},
+	"proxy/postgres": {"auth", "breaker", "eventloop", "limiter", "pgwire", "pool", "proxy", "proxy/postgres/sqltext", "upstream"},
 	"admin":          {"proxy"},
+
+	"proxy/postgres/sqltext": {},
 
 	"cmd/weir": {anything},
 

@@ -28,7 +28,9 @@ type content struct {
 	key         string        // of both of the following, in the texts; empty when not shared
 	plan        string        // the settings: see pool.Profile.Plan
 	text        string        // the body of Parse behind the name; empty when too long to keep
-	found       touch         // what executing it leaves in the session
+	found       touch         // what executing it may leave in the session
+	plain       touch         // or surely does
+	names       []string      // of parameters that it sets, and that have to be asked for by name
 	common      atomic.Bool   // was asked for more than once
 	ends        bool          // it is COMMIT or ROLLBACK
 	resets      bool          // it may bring back what was set at startup
@@ -63,7 +65,7 @@ func newContent(number uint64, plan, text string) *content {
 	words.begin()
 	words.feed(sql)
 	words.end()
-	c.found, _ = words.found.settled(sql)
+	c.found, c.plain, c.names = words.found.settled(sql)
 	c.forgets = words.forget
 	c.tampers = mayTamper(sql, c.found, c.forgets)
 	c.resets = words.reset

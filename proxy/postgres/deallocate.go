@@ -104,7 +104,10 @@ func (k *link) hearDeallocated() {
 }
 
 // portal is one that DEALLOCATE of a statement is bound to.
-type portal struct{ name, deallocates string }
+type portal struct {
+	name, deallocates string
+	asked             int // how many ReadyForQuery messages were before it was bound
+}
 
 // bindPortal notes that a Bind, with have of its body, binds c.
 func (k *link) bindPortal(have []byte, c *content) {
@@ -116,9 +119,9 @@ func (k *link) bindPortal(have []byte, c *content) {
 		return
 	}
 	name, _, _ := pgwire.CString(have)
-	k.portals = slices.DeleteFunc(k.portals, func(p portal) bool { return p.name == string(name) })
+	k.dropPortal(name)
 	if c.deallocates != "" {
-		k.portals = append(k.portals, portal{string(name), c.deallocates})
+		k.portals = append(k.portals, portal{string(name), c.deallocates, k.answers.asked})
 	}
 }
 
@@ -126,6 +129,20 @@ func (k *link) bindPortal(have []byte, c *content) {
 func (k *link) forgetPortals() {
 	k.portals = k.portals[:0]
 	k.forgetting, k.tampering = false, false
+}
+
+// dropPortal notes that a portal is closed, bound to something else, or executed, which it can be once.
+func (k *link) dropPortal(name []byte) {
+	if len(k.portals) > 0 {
+		k.portals = slices.DeleteFunc(k.portals, func(p portal) bool { return p.name == string(name) })
+	}
+}
+
+// portalsEnd is called when a transaction has ended, and its portals with it. What is bound behind it is not of it.
+func (k *link) portalsEnd() {
+	if len(k.portals) > 0 {
+		k.portals = slices.DeleteFunc(k.portals, func(p portal) bool { return p.asked < k.answers.heard })
+	}
 }
 
 // deallocates is the statement that executing the portal deallocates.
@@ -159,6 +176,7 @@ func (k *link) executePortal(r *rewriting, i, body int) (used int, v verdict) {
 			} else {
 				k.rebind(r, i, name)
 			}
+			k.dropPortal(name)
 		}
 	}
 	k.hurried = false
@@ -169,15 +187,20 @@ func (k *link) executePortal(r *rewriting, i, body int) (used int, v verdict) {
 	return pgwire.HeaderSize, passOn
 }
 
-// rebind binds DEALLOCATE of what is there for that to a portal.
-func (k *link) rebind(r *rewriting, i int, portal []byte) {
-	k.standIn(r, i)
+// prepareDeallocating has the server know the statement that deallocates what is there for that.
+func (k *link) prepareDeallocating(r *rewriting) {
 	if !k.server.Prepared.Use(deallocatingStatement) {
 		k.server.Prepared.Add(deallocatingStatement)
 		text := string(k.appendIdentifier([]byte(deallocate), standInStatement)) + "\x00\x00\x00"
 		r.out = k.appendParse(r.out, text, deallocatingStatement)
 		k.answers.push(answer{kind: parsed, ours: true, number: deallocatingStatement, content: k.session.private(text)})
 	}
+}
+
+// rebind binds DEALLOCATE of what is there for that to a portal.
+func (k *link) rebind(r *rewriting, i int, portal []byte) {
+	k.standIn(r, i)
+	k.prepareDeallocating(r)
 	r.out = append(append(append(appendHeader(r.out, pgwire.Close, 1+len(portal)+1), 'P'), portal...), 0)
 	k.answers.push(answer{kind: closed, ours: true})
 	r.out = append(appendHeader(r.out, pgwire.Bind, len(portal)+1+k.nameLength(deallocatingStatement)+1+6), portal...)

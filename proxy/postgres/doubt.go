@@ -9,7 +9,7 @@ import (
 // What a server connection has prepared is known, because we have prepared it. SQL may take that away, or put something else in its
 // place: where it says so plainly, the command's tag tells. Where it may be hidden (DO, a string that a function executes), or our names
 // are mentioned, or where they can be read, nothing is believed of the connection any more. Its statements go by other names from then
-// on, and those that go by the old ones are dropped before somebody else gets it.
+// on, and those that go by the old ones are closed in time.
 
 // mentionsNames reports whether SQL mentions our names of statements, or where they can be read (pg_prepared_statements).
 func mentionsNames(sql []byte) bool {

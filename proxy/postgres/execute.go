@@ -47,12 +47,20 @@ func (k *link) execute(r *rewriting, i, body int) (used int, v verdict, is bool)
 		at = k.startRecording(r, i)
 	}
 	c, number := k.prepareExecuted(r, i, name)
+	a := answer{kind: queried, content: c, at: at}
+	if dropped := named[c.deallocates].content; dropped != nil {
+		number, a.at, a.name, a.content = deallocatingStatement, 0, c.deallocates, dropped
+		k.standIn(r, i)
+		k.prepareDeallocating(r)
+		k.noteUse(c, number, []byte(name))
+	}
+	a.number, a.use = number, len(k.used)
 	used = pgwire.HeaderSize + behind
 	r.cut(i, i+used)
 	r.out = appendHeader(r.out, pgwire.Query, len(execute)+k.nameLength(number)+2+body-behind)
 	r.out = k.appendIdentifier(append(r.out, execute...), number)
 	k.words.forget = k.words.forget || c.forgets
-	k.queryOf(answer{kind: queried, content: c, number: number, at: at, use: len(k.used)}, pgwire.Query, body-behind)
+	k.queryOf(a, pgwire.Query, body-behind)
 	k.upSkip = body - behind
 	return used, passOn, true
 }

@@ -44,6 +44,8 @@ type answers struct {
 	head   int
 	closes int // how many close statements of the client's
 	parses int // how many are Parses of statements that were kept
+	asked  int // how many ReadyForQuery messages were, ever
+	heard  int // and how many of them have come
 }
 
 // closing reports whether a closes a statement of the client's.
@@ -60,6 +62,9 @@ func (q *answers) push(a answer) {
 	}
 	q.list = append(q.list, a)
 	q.count(&a, 1)
+	if a.ends() {
+		q.asked++
+	}
 }
 
 func (q *answers) count(a *answer, n int) {
@@ -86,6 +91,9 @@ func (q *answers) pop() answer {
 func (q *answers) drop() {
 	a := &q.list[q.head]
 	q.count(a, -1)
+	if a.ends() {
+		q.heard++
+	}
 	a.content, a.before.content = nil, nil
 	q.head++
 }
@@ -108,6 +116,9 @@ func (q *answers) cut(skip, n int) {
 	at := q.head + skip
 	for i := at; i < at+n; i++ {
 		q.count(&q.list[i], -1)
+		if q.list[i].ends() {
+			q.asked--
+		}
 	}
 	kept := append(q.list[:at], q.list[at+n:]...)
 	clear(q.list[len(kept):])
@@ -202,5 +213,5 @@ func (q *answers) reset() {
 		q.list = nil
 	}
 	clear(q.list)
-	q.list, q.head, q.closes, q.parses = q.list[:0], 0, 0, 0
+	*q = answers{list: q.list[:0]}
 }

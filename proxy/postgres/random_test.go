@@ -43,9 +43,10 @@ func randomPipelines(t *testing.T, pg *pgtest.Postgres, seed uint64) {
 	const scripts, exchanges = 80, 12
 	w := start(t, settings{servers: 2, upstream: pg.DSN()})
 	switches := 0
+	gentle := one(t, pgtest.Connect(t, pg.DSN()).Query("SELECT current_setting('server_version_num')::int >= 180000")) == "t"
 	for i := range scripts {
 		random := rand.New(rand.NewPCG(seed, uint64(i)))
-		s, noise := scenario{script: randomScript(random, exchanges)}, randomScript(random, exchanges)
+		s, noise := scenario{script: randomScript(random, exchanges, gentle)}, randomScript(random, exchanges, gentle)
 		direct, c, others := pgtest.Connect(t, pg.DSN()), w.client(), occupy(t, w)
 		want := straight(t, s, direct)
 		at := 0
@@ -114,48 +115,77 @@ func withoutNames(messages []pgtest.Message) {
 	}
 }
 
-// randomScript is exchanges of several batches each, in one write.
-func randomScript(random *rand.Rand, exchanges int) (script []exchange) {
+// randomScript is exchanges of several batches each, in one write. gentle is that there is no query behind an Execute within a batch, for
+// which PostgreSQL 18 fails the next statement.
+func randomScript(random *rand.Rand, exchanges int, gentle bool) (script []exchange) {
 	names := []string{"", "a", "b", "a"}
 	texts := []string{
 		"SELECT 1", "SELECT 'x', 2", "SELECT $1::text", "SELECT 1", "SELEC", "SELECT 1/0", "BEGIN", "COMMIT", "ROLLBACK",
 		"SET LOCAL work_mem = '5MB'", "SHOW application_name",
 	}
-	queries := append(texts, "DEALLOCATE b", "EXECUTE b", "EXECUTE a", "BEGIN; SELECT 1", "SELECT 2; SELECT 3", "", "DEALLOCATE ALL", "DEALLOCATE a", "SET application_name = 'random'", "RESET ALL")
+	texts = append(texts, "DEALLOCATE a", "DEALLOCATE b", "DEALLOCATE ALL")
+	queries := append(texts, "DEALLOCATE b", "EXECUTE b", "EXECUTE a", "BEGIN; SELECT 1", "SELECT 2; SELECT 3", "SELECT 4", "DEALLOCATE ALL", "DEALLOCATE a", "SET application_name = 'random'", "RESET ALL")
+	portals := []string{"", "", "p"}
 	pick := func(list []string) string { return list[random.IntN(len(list))] }
 	for range exchanges {
 		var messages []frontend
-		readies := 0
+		readies, within := 0, random.IntN(3) == 0
 		for range 1 + random.IntN(3) {
 			if random.IntN(4) == 0 {
 				messages = append(messages, query(pick(queries)))
 				readies++
 				continue
 			}
-			for range random.IntN(5) {
-				switch random.IntN(8) {
+			mayBreak := within
+			for range random.IntN(6) {
+				switch random.IntN(10) {
 				case 0, 1, 2:
 					messages = append(messages, parse(pick(names), pick(texts)))
 				case 3, 4:
-					b := &pgproto3.Bind{PreparedStatement: pick(names)}
+					b := &pgproto3.Bind{DestinationPortal: pick(portals), PreparedStatement: pick(names)}
 					if random.IntN(4) == 0 {
 						b.Parameters = [][]byte{[]byte("p")}
 					}
-					messages = append(messages, b, execute("", 0))
+					messages = append(messages, b)
+					if random.IntN(4) > 0 {
+						messages = append(messages, execute(pick(portals), 0))
+						mayBreak = mayBreak && !gentle
+					}
 				case 5:
 					messages = append(messages, describe('S', pick(names)))
 				case 6:
 					messages = append(messages, closing('S', pick(names)))
 				case 7:
-					messages = append(messages, describe('P', ""))
+					messages = append(messages, describe('P', pick(portals)))
+				case 8:
+					messages = append(messages, flush)
+				case 9:
+					if mayBreak {
+						messages = append(messages, query(pick(queries)))
+					}
 				}
 			}
 			messages = append(messages, synchronize)
 			readies++
 		}
-		script = append(script, ready(readies, messages...))
+		if within { // how often the server is ready depends on whether those within batches are skipped
+			script = append(script, emptied(messages...))
+		} else {
+			script = append(script, ready(readies, messages...))
+		}
 	}
 	return script
+}
+
+// emptied sends messages and an empty query, and awaits that this is answered.
+func emptied(messages ...frontend) exchange {
+	return exchange{wire: pgtest.Encode(append(messages, query(""))...), until: func() func(pgtest.Message) bool {
+		empty := false
+		return func(m pgtest.Message) bool {
+			empty = empty || m.Type == 'I'
+			return empty && m.Type == 'Z'
+		}
+	}}
 }
 
 // sentIn names the messages of exchanges, to repeat them by hand.

@@ -152,6 +152,7 @@ type resource struct {
 	pins        pins         // by reason
 	texts       texts
 	outcomes    outcomes
+	sequences   atomic.Bool            // sessions ask what was drawn from sequences: see link.putBack
 	wary        atomic.Bool            // a function was created that may change what is prepared
 	outdated    atomic.Pointer[[]byte] // how a server says that a statement is outdated; nil: none ever was
 

@@ -149,6 +149,9 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 		if t == pgwire.Describe && k.boundNumber != 0 {
 			k.tell(k.boundName, k.boundNumber)
 		}
+		if t == pgwire.Close {
+			k.dropPortal(name)
+		}
 		k.upSkip = body - (used - pgwire.HeaderSize)
 		return used, passOn
 	}
@@ -159,6 +162,9 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	c := st.content
 	if t == pgwire.Parse {
 		c = k.toParse(m[used:pgwire.HeaderSize+len(have)], len(have) == body)
+	}
+	if c != nil {
+		k.guardSequences(r, i, c.found)
 	}
 	if k.uncertain(t, name, c) {
 		k.hurry(r, i)
@@ -340,10 +346,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 func (k *link) suspect(c *content) {
 	k.words.found |= c.found
 	k.words.reset = k.words.reset || c.resets
-	if c.found&touchNamed != 0 {
-		_, names := c.found.settled(c.sql())
-		k.name(names)
-	}
+	k.name(c.names)
 }
 
 // use is a statement that a batch has named to the server, and the number that it had then.
@@ -556,7 +559,7 @@ func (k *link) statementKept() {
 	}
 	c.forgets = k.words.forget
 	c.tampers = mayTamper(c.sql(), k.words.found, c.forgets)
-	c.found, _ = k.words.found.settled(c.sql())
+	c.found, c.plain, c.names = k.words.found.settled(c.sql())
 	c.found &^= touchLarge
 	k.words.found = k.outer | k.words.found&touchLarge // parsing leaves nothing behind, executing does
 	k.words.forget = k.forget
@@ -585,8 +588,14 @@ func (k *link) closeStatement(r *rewriting, i, body int, name string, st stateme
 }
 
 // evict closes statements that were not used for long, at the front of a batch, so that none is closed that an earlier
-// message of the batch has been promised. What the batch needs is prepared again.
+// message of the batch has been promised. What the batch needs is prepared again. What goes by
+// names that are not used any more is closed with them.
 func (k *link) evict(r *rewriting, i int) {
+	for _, name := range k.server.Prepared.TakeStale(preparedPerServer) {
+		r.cut(i, i)
+		r.out = append(append(append(appendHeader(r.out, pgwire.Close, 1+len(name)+1), 'S'), name...), 0)
+		k.answers.push(answer{kind: closed, ours: true})
+	}
 	for {
 		id, tooMany := k.server.Prepared.Oldest(preparedPerServer)
 		if !tooMany {
