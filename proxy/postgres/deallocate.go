@@ -111,7 +111,7 @@ type portal struct {
 
 // bindPortal notes that a Bind, with have of its body, binds c.
 func (k *link) bindPortal(have []byte, c *content) {
-	k.forgetting = k.forgetting || c.forgets
+	k.forgetting, k.altering = k.forgetting || c.forgets, k.altering || c.alters
 	if c.tampers {
 		k.consider(c.sql())
 	}
