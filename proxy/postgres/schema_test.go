@@ -3,6 +3,9 @@ package postgres_test
 import (
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/weirproxy/weir/internal/pgtest"
 )
@@ -91,5 +94,102 @@ func (s schemaChange) compare(t *testing.T, pg *pgtest.Postgres, setup *pgtest.C
 	got := scenario{script: s.script()}.run(w.client(), again)
 	for i := range want {
 		pgtest.Compare(t, want[i], got[i])
+	}
+}
+
+// What was changed other than through weir is noticed where an error says so, and by a bound on the age of statements (trap 63).
+func TestAChangeStraightAtTheServerIsNoticed(t *testing.T) {
+	pgtest.Each(t, func(t *testing.T, pg *pgtest.Postgres) {
+		setup := pgtest.Connect(t, pg.DSN())
+		healed := map[string]bool{"a type made anew": true, "a type of a parameter": true, "a column of the result": true, "a column more": true, "a view made anew": true}
+		for name, s := range schemaChanges {
+			for _, maxAge := range []time.Duration{0, 1} {
+				if maxAge == 0 && !healed[name] {
+					continue
+				}
+				t.Run(name, func(t *testing.T) {
+					setup.Query(s.before)
+					w := start(t, settings{servers: 1, upstream: pg.DSN(), maxAge: maxAge})
+					nothing := func([]pgtest.Message) {}
+					c := w.client()
+					for range 2 {
+						scenario{script: s.script()[2:3]}.run(c, nothing)
+					}
+					for _, sql := range s.change {
+						setup.Query(sql)
+					}
+					script := s.script()[:2]
+					want := scenario{script: script}.run(pgtest.Connect(t, pg.DSN()), nothing)
+					got := scenario{script: script}.run(w.client(), nothing)
+					for i := range want {
+						pgtest.Compare(t, want[i], got[i])
+					}
+				})
+			}
+		}
+	})
+}
+
+// Who has prepared a statement before a change goes on with the parameters that it was told of, on every server connection (trap 63).
+func TestAnOldStatementKeepsItsParameters(t *testing.T) {
+	pg := pgtest.Shared(t)
+	setup := pgtest.Connect(t, pg.DSN())
+	setup.Query("DROP TABLE IF EXISTS kept; CREATE TABLE kept (f int); GRANT ALL ON kept TO PUBLIC")
+	w := start(t, settings{servers: 2})
+	c := w.client()
+	const text = "INSERT INTO kept VALUES ($1)"
+	c.Send(parse("s", text), describe('S', "s"), synchronize)
+	c.UntilReady(1)
+	insert := &pgproto3.Bind{PreparedStatement: "s", ParameterFormatCodes: []int16{1}, Parameters: [][]byte{{0, 0, 0, 5}}}
+	if got := ask(c, insert, execute("", 0)); got != "" {
+		t.Fatal(got)
+	}
+	setup.Query("ALTER TABLE kept ALTER f TYPE float4")
+	between := switching(t, w)
+	for range 3 {
+		c.Send(insert, execute("", 0), synchronize)
+		between(c.UntilReady(1))
+	}
+	if got := one(t, setup.Query("SELECT string_agg(f::text, ' ') FROM kept")); got != "5 5 5 5" {
+		t.Errorf("the table has %q", got)
+	}
+}
+
+// Another client's change costs nobody a transaction: an unnamed statement is prepared after it (trap 25).
+func TestAnUnnamedStatementOutlivesAnothersChange(t *testing.T) {
+	pg := pgtest.Shared(t)
+	pgtest.Connect(t, pg.DSN()).Query("DROP TABLE IF EXISTS autosaved; CREATE TABLE autosaved AS SELECT 1 AS f; ALTER TABLE autosaved OWNER TO app; GRANT ALL ON autosaved TO PUBLIC")
+	w := start(t, settings{servers: 2})
+	const text = "SELECT * FROM autosaved"
+	c, other := w.client(), w.client()
+	for i := range 20 {
+		c.Query("BEGIN")
+		c.Query("SAVEPOINT autosave")
+		if got := ask(c, parse("", text), bind("", ""), describe('P', ""), execute("", 0)); !strings.HasPrefix(got, "1") {
+			t.Errorf("round %d reads %q", i, got)
+		}
+		c.Query("COMMIT")
+		if got := other.Query("ALTER TABLE autosaved ADD column_" + string(rune('a'+i)) + " int"); pgtest.Types(got) != "CZ" {
+			t.Fatal(got)
+		}
+	}
+}
+
+// A temporary table hides another from its session alone, which has statements of its own meanwhile.
+func TestATemporaryTableIsForItsSessionAlone(t *testing.T) {
+	pg := pgtest.Shared(t)
+	pgtest.Connect(t, pg.DSN()).Query("DROP TABLE IF EXISTS hidden_one; CREATE TABLE hidden_one AS SELECT 'permanent'::text AS f; GRANT ALL ON hidden_one TO PUBLIC")
+	w := start(t, settings{servers: 1})
+	c, other := w.client(), w.client()
+	use := []frontend{parse("", "SELECT f FROM hidden_one"), bind("", ""), execute("", 0)}
+	for range 3 {
+		if got := ask(other, use...); got != "permanent" {
+			t.Errorf("another reads %q", got)
+		}
+		c.Query("BEGIN; CREATE TEMP TABLE hidden_one ON COMMIT DROP AS SELECT 'temporary'::text AS f")
+		if got := ask(c, use...); got != "temporary" {
+			t.Errorf("the session reads %q", got)
+		}
+		c.Query("COMMIT")
 	}
 }
