@@ -33,7 +33,13 @@ func changesSchema(sql []byte, t touch) bool {
 		return hasWord(sql, "create", "alter", "drop")
 	}
 	end := bytes.IndexByte(sql, ';')
-	return end >= 0 && len(skipBlanks(sql[end+1:])) > 0 && hasWord(sql[end:], "create", "alter", "drop", "import")
+	switch {
+	case end < 0, len(skipBlanks(sql[end+1:])) == 0:
+		return false
+	case t&touchTemp != 0:
+		return hasWord(sql[end:], "alter", "import")
+	}
+	return hasWord(sql[end:], "create", "alter", "drop", "import")
 }
 
 // Tags of commands that create what may be temporary.

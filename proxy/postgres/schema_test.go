@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -186,10 +187,44 @@ func TestATemporaryTableIsForItsSessionAlone(t *testing.T) {
 		if got := ask(other, use...); got != "permanent" {
 			t.Errorf("another reads %q", got)
 		}
-		c.Query("BEGIN; CREATE TEMP TABLE hidden_one ON COMMIT DROP AS SELECT 'temporary'::text AS f")
+		c.Query("BEGIN")
+		c.Query("CREATE TEMP TABLE hidden_one ON COMMIT DROP AS SELECT 'temporary'::text AS f")
 		if got := ask(c, use...); got != "temporary" {
 			t.Errorf("the session reads %q", got)
 		}
 		c.Query("COMMIT")
+	}
+}
+
+// What comes behind a change in the same write is prepared after it, too (trap 63).
+func TestAFreshParseBehindAChangeInFlight(t *testing.T) {
+	const text = "SELECT f FROM in_flight WHERE f = $1"
+	fresh := []frontend{parse("s", text), describe('S', "s"), synchronize}
+	change := "ALTER TABLE in_flight ALTER f TYPE bigint"
+	tests := map[string]exchange{
+		"by a query":                ready(2, append([]frontend{query(change)}, fresh...)...),
+		"by a query of several":     ready(2, append([]frontend{query("SELECT 1; " + change)}, fresh...)...),
+		"in a block":                ready(3, append([]frontend{query("BEGIN"), query(change)}, fresh...)...),
+		"by a batch":                ready(2, append([]frontend{parse("", change), bind("", ""), execute("", 0), synchronize}, fresh...)...),
+		"in the same batch":         ready(1, append([]frontend{parse("", change), bind("", ""), execute("", 0)}, fresh...)...),
+		"by a statement of its own": ready(2, append([]frontend{parse("a", change), synchronize, bind("", "a"), execute("", 0)}, fresh...)...),
+	}
+	pg := pgtest.Shared(t)
+	setup := pgtest.Connect(t, pg.DSN())
+	for name, e := range tests {
+		t.Run(name, func(t *testing.T) {
+			setup.Query("DROP TABLE IF EXISTS in_flight; CREATE TABLE in_flight (f int); ALTER TABLE in_flight OWNER TO app")
+			w := start(t, settings{servers: 1})
+			before := w.client()
+			before.Send(fresh...)
+			before.UntilReady(1)
+			c := w.client()
+			got := e.say(c, nil)
+			c.Close()
+			types := slices.IndexFunc(got, func(m pgtest.Message) bool { return m.Type == 't' })
+			if types < 0 || string(got[types].Body) != "\x00\x01\x00\x00\x00\x14" {
+				t.Errorf("answered %v, want a parameter of bigint", got)
+			}
+		})
 	}
 }
