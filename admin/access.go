@@ -16,16 +16,17 @@ type access int
 const (
 	probing   access = iota // anyone once a token is configured, so that a kubelet needs none; before that, local callers
 	reading                 // the read or the write token; local callers while no read token is configured
-	debugging               // the write token, or a local caller
+	debugging               // the write token; local callers where that was asked for
 )
 
 // guard decides who may do what. The zero guard lets local callers read.
 type guard struct {
-	read, write token
+	read, write  token
+	localProfile bool
 }
 
 func newGuard(opts Options) guard {
-	return guard{read: newToken(opts.ReadToken), write: newToken(opts.WriteToken)}
+	return guard{read: newToken(opts.ReadToken), write: newToken(opts.WriteToken), localProfile: opts.LocalProfile}
 }
 
 // check returns nil, or why the request may not have what it asks for.
@@ -42,6 +43,9 @@ func (g guard) check(r *http.Request, want access) *denial {
 		return &denial{http.StatusUnauthorized, needs("admin.read_token")}
 	}
 	denied := checkLocal(r)
+	if want == debugging && !g.localProfile {
+		denied = &denial{http.StatusForbidden, "a profile needs the value of admin.write_token as a bearer token, or admin.pprof: true for clients on this machine's loopback address"}
+	}
 	if denied != nil && g.write.set {
 		return &denial{http.StatusUnauthorized, needs("admin.write_token")}
 	}

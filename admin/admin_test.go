@@ -162,6 +162,7 @@ func TestAccess(t *testing.T) {
 		read  = "read"
 		write = "write"
 		both  = "both"
+		local = "none, but a profile for loopback"
 	)
 	remote := from("192.0.2.7:40000")
 	as := func(changes ...func(*http.Request)) []func(*http.Request) { return changes }
@@ -181,20 +182,26 @@ func TestAccess(t *testing.T) {
 		"no tokens: localhost as a prefix is foreign":      {none, "/metrics", as(host("localhost.example")), 403},
 		"no tokens: a reverse proxy speaks for others":     {none, "/metrics", as(header("X-Forwarded-For", "192.0.2.7")), 403},
 		"no tokens: an empty bearer is no token":           {none, "/metrics", as(remote, bearer("")), 403},
-		"no tokens: loopback profiles":                     {none, "/debug/pprof/cmdline", as(), 200},
-		"no tokens: a foreign name does not profile":       {none, "/debug/pprof/cmdline", as(host("rebind.example")), 403},
+		"no tokens: loopback does not profile":             {none, "/debug/pprof/symbol", as(), 403},
+		"loopback profiles where that was asked for":       {local, "/debug/pprof/symbol", as(), 200},
+		"there a remote client does not":                   {local, "/debug/pprof/symbol", as(remote), 403},
+		"there a foreign name does not":                    {local, "/debug/pprof/symbol", as(host("rebind.example")), 403},
+		"nobody is shown the command line":                 {local, "/debug/pprof/cmdline", as(), 404},
+		"nobody is shown the command line, by a token":     {both, "/debug/pprof/cmdline", as(bearer("wr1te")), 404},
+		"write token only: loopback needs it to profile":   {write, "/debug/pprof/heap?debug=1", as(), 401},
+		"no tokens: a foreign name does not profile":       {none, "/debug/pprof/symbol", as(host("rebind.example")), 403},
 		"read token: it reads from afar":                   {read, "/metrics", as(remote, bearer("r3ad"), host("weir.example")), 200},
 		"read token: the scheme has no case":               {read, "/metrics", as(remote, header("Authorization", "bearer r3ad")), 200},
 		"read token: a wrong one does not":                 {read, "/metrics", as(remote, bearer("r3a")), 401},
 		"read token: loopback needs it too":                {read, "/metrics", as(), 401},
-		"read token: it does not profile":                  {read, "/debug/pprof/cmdline", as(remote, bearer("r3ad")), 403},
-		"read token: loopback still profiles":              {read, "/debug/pprof/cmdline", as(), 200},
+		"read token: it does not profile":                  {read, "/debug/pprof/symbol", as(remote, bearer("r3ad")), 403},
+		"read token: loopback does not profile":            {read, "/debug/pprof/symbol", as(), 403},
 		"write token only: loopback reads":                 {write, "/metrics", as(), 200},
 		"write token only: a remote client needs it":       {write, "/metrics", as(remote), 401},
 		"write token only: it reads":                       {write, "/metrics", as(remote, bearer("wr1te")), 200},
 		"both: the write token reads":                      {both, "/metrics", as(remote, bearer("wr1te")), 200},
-		"both: the write token profiles":                   {both, "/debug/pprof/cmdline", as(remote, bearer("wr1te")), 200},
-		"both: the read token does not profile":            {both, "/debug/pprof/cmdline", as(remote, bearer("r3ad")), 401},
+		"both: the write token profiles":                   {both, "/debug/pprof/symbol", as(remote, bearer("wr1te")), 200},
+		"both: the read token does not profile":            {both, "/debug/pprof/symbol", as(remote, bearer("r3ad")), 401},
 		"both: a token in another scheme is none":          {both, "/metrics", as(remote, header("Authorization", "Basic wr1te")), 401},
 		"no tokens: loopback lists sessions":               {none, "/api/v1/sessions", as(), 200},
 		"no tokens: a remote client does not":              {none, "/api/v1/sessions", as(remote), 403},
@@ -202,12 +209,13 @@ func TestAccess(t *testing.T) {
 		"read token: without it nobody does":               {read, "/api/v1/sessions", as(), 401},
 		"there is nothing to change here yet":              {both, "/metrics", as(method("POST"), bearer("wr1te")), 405},
 		"unknown paths are not found":                      {none, "/nothing", as(), 404},
-		"the mutex profile is reached through the index":   {none, "/debug/pprof/goroutine?debug=1", as(), 200},
+		"the mutex profile is reached through the index":   {local, "/debug/pprof/goroutine?debug=1", as(), 200},
 		"a remote client does not reach it without tokens": {none, "/debug/pprof/goroutine?debug=1", as(remote), 403},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			opts := options()
+			opts.LocalProfile = test.tokens == local
 			if test.tokens == read || test.tokens == both {
 				opts.ReadToken = "r3ad"
 			}

@@ -23,15 +23,16 @@ import (
 
 // Options is what a Server shows and to whom.
 type Options struct {
-	ReadToken  string             // bearer token that may read; without it, clients on loopback may
-	WriteToken string             // bearer token that may also change things and profile the process
-	Version    string             // of this build, for weir_build_info
-	Stats      func() proxy.Stats // called once a scrape; must not wait for anyone
-	Fleet      func() FleetStats  // likewise
-	Refusals   *proxy.Refusals
-	Sessions   func(context.Context, proxy.SessionFilter) (found []proxy.Session, more bool, err error)
-	Ready      func() error // nil, or why this weir cannot serve, joined reasons one per line
-	Log        *slog.Logger
+	ReadToken    string             // bearer token that may read; without it, clients on loopback may
+	WriteToken   string             // bearer token that may also change things and profile the process
+	LocalProfile bool               // clients on loopback may profile the process without a token
+	Version      string             // of this build, for weir_build_info
+	Stats        func() proxy.Stats // called once a scrape; must not wait for anyone
+	Fleet        func() FleetStats  // likewise
+	Refusals     *proxy.Refusals
+	Sessions     func(context.Context, proxy.SessionFilter) (found []proxy.Session, more bool, err error)
+	Ready        func() error // nil, or why this weir cannot serve, joined reasons one per line
+	Log          *slog.Logger
 }
 
 // Server answers on the admin listener.
@@ -56,7 +57,7 @@ func New(opts Options) *Server {
 		{"GET /api/v1/sessions", reading, sessionsHandler(opts)},
 		{"GET /api/v1/refusals", reading, refusalsHandler(opts)},
 		{"GET /debug/pprof/", debugging, pprof.Index},
-		{"GET /debug/pprof/cmdline", debugging, pprof.Cmdline},
+		// Not cmdline: it may hold a password.
 		{"GET /debug/pprof/profile", debugging, pprof.Profile},
 		{"GET /debug/pprof/symbol", debugging, pprof.Symbol},
 		{"POST /debug/pprof/symbol", debugging, pprof.Symbol},

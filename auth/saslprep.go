@@ -10,6 +10,9 @@ import (
 
 //go:generate python3 gen_saslprep.py
 
+// Prepare is a password as SCRAM takes it, on the side of the client, too.
+func Prepare(password string) string { return saslprep(password) }
+
 // saslprep prepares a password for SCRAM the way PostgreSQL does, so that a verifier made here and one made there agree.
 //
 // It is RFC 4013 with PostgreSQL's three liberties: what is all ASCII is left as it is, control characters included;

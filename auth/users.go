@@ -25,8 +25,10 @@ const (
 )
 
 // Key makes the salts of unknown users and of plain-text secrets: the same for the same name as long as the key is the
-// same, and not to be told from random without it. One process uses one key for all its life, so that a reload does
-// not change the salts.
+// same, and not to be told from random without it.
+//
+// Anybody is shown such salts, before any proof, and may try guesses at the key against them, billions a second. So a key
+// comes from random bytes, and never from a password or another secret that somebody could guess.
 type Key struct {
 	secret *[32]byte
 }
@@ -41,13 +43,13 @@ func NewKey() Key {
 	return k
 }
 
-// KeyFrom derives a key from a secret of the operator. Processes that share a secret give the same salts, so that
-// asking several of them, or one before and after a restart, tells nothing either. Without a secret the key is random.
-func KeyFrom(secret []byte) Key {
-	if len(secret) == 0 {
+// KeyFrom derives a key from random bytes that were made for this and nothing else. Processes that share them give the same
+// salts, so that asking several of them, or one before and after a restart, tells nothing either. Without any the key is random.
+func KeyFrom(random []byte) Key {
+	if len(random) == 0 {
 		return NewKey()
 	}
-	sum := hmacSHA256(secret, []byte("weir mock authentication"))
+	sum := hmacSHA256(random, []byte("weir mock authentication"))
 	return Key{&sum}
 }
 

@@ -117,7 +117,7 @@ func TestSaltsOfUnknownUsers(t *testing.T) {
 	}
 }
 
-func TestWeirsThatShareASecretShareTheirSalts(t *testing.T) {
+func TestWeirsThatShareAKeyShareTheirSalts(t *testing.T) {
 	salt := func(key auth.Key) string { return look(t, usersOf(t, auth.SCRAM, key, nil), "nobody").salt }
 	one := salt(auth.KeyFrom([]byte("secret")))
 	if other := salt(auth.KeyFrom([]byte("secret"))); other != one {

@@ -1,18 +1,19 @@
 package config
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"fmt"
 	"maps"
 	"net"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/weirproxy/weir/auth"
 	"github.com/weirproxy/weir/limiter"
+	"github.com/weirproxy/weir/upstream"
 )
 
 // check compares what was read: ranges that a type cannot express, and settings that contradict each other. It leaves
@@ -30,6 +31,8 @@ func (r *reader) check(cfg *Config) {
 	r.oneOf("log.level", cfg.Log.Level, "debug", "info", "warn", "error")
 	r.oneOf("log.format", cfg.Log.Format, "text", "json")
 	r.checkResources(cfg)
+	r.checkMockKey(cfg)
+	r.checkFiles(cfg)
 }
 
 // oneOf reports a word that is not among the known ones.
@@ -192,56 +195,63 @@ func (r *reader) checkAuth(cfg *Config) {
 	}
 }
 
-var md5Hash = regexp.MustCompile(`^md5[0-9a-f]{32}$`)
-
-// checkPassword reports a secret that the method cannot use. What is a verifier or a hash is decided as PostgreSQL does
-// for rolpassword, except that a broken verifier is not taken for somebody's password.
+// checkPassword reports a secret that the method cannot use. What is a verifier or a hash is decided by the package that uses it,
+// as PostgreSQL does for rolpassword, except that a broken verifier or hash is not taken for somebody's password.
 func (r *reader) checkPassword(path string, password Secret, method AuthMethod) {
 	if !r.ok(parent(path), path) {
 		return
 	}
 	text := password.Reveal()
-	isSCRAM, isMD5 := strings.HasPrefix(text, scramPrefix), md5Hash.MatchString(text)
 	knows := r.ok("auth", "auth.method")
+	if text == "" {
+		if knows && method != AuthTrust {
+			r.problem(path, "is missing, but auth.method "+string(method)+" needs it", "a SCRAM verifier, an md5 hash, or the password")
+		}
+		return
+	}
+	secret, err := auth.ParseSecret(text)
 	switch {
-	case text == "" && knows && method != AuthTrust:
-		r.problem(path, "is missing, but auth.method "+string(method)+" needs it", "a SCRAM verifier, an md5 hash, or the password")
-	case text == "":
-	case isSCRAM && !isVerifier(text):
+	case err != nil && strings.HasPrefix(text, scramPrefix):
 		r.problem(path, "begins like a SCRAM verifier but is none; was it cut, or were its $ expanded by a shell?", "SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey as in pg_authid.rolpassword")
-	case isSCRAM && knows && method == AuthMD5:
+	case err != nil && strings.HasPrefix(text, "md5"):
+		r.problem(path, "looks like an md5 hash but is none", "md5 and 32 digits of 0123456789abcdef, as in pg_authid.rolpassword")
+	case err != nil:
+		r.problem(path, "cannot be a password: it holds a character that no client can send", "a SCRAM verifier, an md5 hash, or the password")
+	case secret.Kind() == auth.Verifier && knows && method == AuthMD5:
 		r.problem(path, "is a SCRAM verifier, which auth.method md5 cannot use", "an md5 hash or the password itself, or auth.method scram-sha-256")
-	case isMD5 && knows && method == AuthSCRAM:
+	case secret.Kind() == auth.MD5Hash && knows && method == AuthSCRAM:
 		r.problem(path, "is an md5 hash, which auth.method scram-sha-256 cannot use", "a SCRAM verifier or the password itself, or auth.method md5")
-	case !isSCRAM && !isMD5 && !r.expanded[path]:
+	case secret.Kind() == auth.PlainText && !r.expanded[path]:
 		r.warn(path, "is written in plain text; expected a SCRAM verifier, or the password from ${ENV} or ${file:/run/secrets/name}")
 	}
 }
 
 const scramPrefix = "SCRAM-SHA-256$"
 
-// isVerifier reports whether text is SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey.
-func isVerifier(text string) bool {
-	rest, _ := strings.CutPrefix(text, scramPrefix)
-	head, keys, ok := strings.Cut(rest, "$")
-	iterations, salt, ok1 := strings.Cut(head, ":")
-	stored, server, ok2 := strings.Cut(keys, ":")
-	if !ok || !ok1 || !ok2 || salt == "" {
-		return false
+// leastMockKey is how long random text must be that nobody finds by trying, in bytes.
+const leastMockKey = 16
+
+// checkMockKey sees to it that what strangers may try guesses against is not a secret that is worth finding.
+func (r *reader) checkMockKey(cfg *Config) {
+	const path, expected = "auth.mock_key", "random text of its own, as by openssl rand -base64 32"
+	key := cfg.Auth.MockKey
+	if key.IsZero() || !r.ok("auth", path, "users", "admin", "resources") {
+		return
 	}
-	n, err := strconv.ParseInt(iterations, 10, 32)
-	if err != nil || n < 1 {
-		return false
+	used := key.Equal(cfg.Admin.ReadToken) || key.Equal(cfg.Admin.WriteToken)
+	for _, user := range cfg.Users {
+		used = used || key.Equal(user.Password)
 	}
-	if _, err := base64.StdEncoding.DecodeString(salt); err != nil {
-		return false
-	}
-	for _, key := range []string{stored, server} {
-		if hash, err := base64.StdEncoding.DecodeString(key); err != nil || len(hash) != 32 {
-			return false
+	for _, res := range cfg.Resources {
+		if u, err := upstream.Parse(res.Upstream.Reveal()); err == nil {
+			used = used || key.Equal(NewSecret(u.Password()))
 		}
 	}
-	return true
+	if used {
+		r.problem(path, "is a password or a token as well, which strangers could then guess", expected)
+	} else if len(key.Reveal()) < leastMockKey {
+		r.warn(path, "is short enough to be guessed, and then tells who is a user; expected "+expected)
+	}
 }
 
 func (r *reader) checkConsoleUsers(path string, names []string, cfg *Config) {
@@ -337,18 +347,28 @@ func (r *reader) checkKind(path string, kind Kind) {
 	r.oneOf(path, string(kind), string(Postgres))
 }
 
-// checkUpstream finds a weir that would connect to itself.
-func (r *reader) checkUpstream(path string, upstream DSN, cfg *Config) {
-	if upstream.IsZero() || !r.ok(path, "listen") {
+// checkUpstream finds a weir that would connect to itself, and passes on what else is to be said of the connection string.
+func (r *reader) checkUpstream(path string, dsn DSN, cfg *Config) {
+	if dsn.IsZero() || !r.ok(path) {
 		return
 	}
-	parsed, err := parseDSN(upstream.Reveal())
+	parsed, err := upstream.Parse(dsn.Reveal())
 	if err != nil {
 		return
 	}
+	for _, w := range parsed.Warnings() {
+		r.warn(path, w)
+	}
+	r.checkUpstreamFiles(path, parsed)
+	if !r.ok("listen") {
+		return
+	}
 	_, port, _ := net.SplitHostPort(cfg.Listen)
-	if isLoopback(parsed.Host) && strconv.Itoa(int(parsed.Port)) == port && sameAddress(cfg.Listen, net.JoinHostPort(parsed.Host, port)) {
-		r.problem(path, "is the address weir itself listens on", "the address of the database")
+	for _, h := range parsed.Hosts() {
+		host := cmp.Or(h.Address, h.Name)
+		if isLoopback(host) && strconv.Itoa(int(h.Port)) == port && sameAddress(cfg.Listen, net.JoinHostPort(host, port)) {
+			r.problem(path, "is the address weir itself listens on", "the address of the database")
+		}
 	}
 }
 

@@ -48,6 +48,7 @@ type Admin struct {
 	Listen     string `yaml:"listen" weir:"short" eg:"127.0.0.1:8432"`  // host:port (127.0.0.1:8432)
 	ReadToken  Secret `yaml:"read_token" eg:"\"${WEIR_READ_TOKEN}\""`   // bearer token that may read (loopback reads without one)
 	WriteToken Secret `yaml:"write_token" eg:"\"${WEIR_WRITE_TOKEN}\""` // bearer token that may also change things (nothing can be changed)
+	Pprof      bool   `yaml:"pprof" eg:"true"`                          // loopback may profile the process at /debug/pprof/ without the write token; a profile shows what the process is doing, and takes its time (false)
 }
 
 // TLSMode says which clients may come without TLS and what is asked of their certificates.
@@ -87,7 +88,8 @@ const (
 
 // Auth says how clients prove who they are.
 type Auth struct {
-	Method AuthMethod `yaml:"method" eg:"scram-sha-256"` // trust | password | md5 | scram-sha-256 (scram-sha-256)
+	Method  AuthMethod `yaml:"method" eg:"scram-sha-256"`                        // trust | password | md5 | scram-sha-256 (scram-sha-256)
+	MockKey Secret     `yaml:"mock_key" eg:"\"${file:/var/lib/weir/mock_key}\""` // random text, of which the salts that unknown users are shown are made, as by openssl rand -base64 32; weirs with the same one show the same (one that the fleet keeps in Redis; without a fleet a random one, new with each start)
 }
 
 // User is somebody who may log in to weir. Towards the database weir is always the user of the resource's upstream.
@@ -132,20 +134,20 @@ const (
 
 // Resource is one database with its budget and its rules.
 type Resource struct {
-	Kind        Kind                 `yaml:"kind" eg:"postgres"`                                                                                 // postgres (postgres)
-	Upstream    DSN                  `yaml:"upstream" weir:"required,dsn" eg:"\"postgres://app:${DB_PASSWORD}@db:5432/orders?sslmode=require\""` // how weir reaches the database and logs in, for all clients: a URL or key=value pairs as libpq knows them
-	Connections int                  `yaml:"connections" eg:"80"`                                                                                // the budget: server connections of the whole fleet (20)
-	PoolMode    PoolMode             `yaml:"pool_mode" eg:"transaction"`                                                                         // transaction | session | statement: how long a client keeps a server connection (transaction)
-	Pinning     Pinning              `yaml:"pinning" eg:"refuse"`                                                                                // pin | warn | refuse: what becomes of a session in pool mode transaction or statement that leaves something on its server connection which cannot follow it to another, as LISTEN does: it keeps the connection, and that is logged, or it is refused (pin)
-	Pinned      int                  `yaml:"pinned" weir:"zero=off" eg:"10"`                                                                     // sessions that may keep a server connection so at once; the next one is refused (off)
-	Reset       Reset                `yaml:"reset" eg:"always"`                                                                                  // detected | always: in pool mode transaction or statement, what a session leaves on a server connection is put back where it was noticed, or everything is whenever the connection comes to another client; docs/explanation/pooling.md says who needs that (detected)
-	Statements  Statements           `yaml:"statements" eg:"{ max_age: 10m }"`                                                                   // prepared statements, which clients share
-	Rate        *limiter.Rate        `yaml:"rate" eg:"{ per_second: 2000, burst: 500 }"`                                                         // transactions that may start, whole fleet (unlimited)
-	Queue       limiter.Queue        `yaml:"queue" eg:"{ wait: 2s, length: auto }"`                                                              // clients that wait for a server connection
-	Adaptive    *limiter.Adaptive    `yaml:"adaptive" eg:"{ min: 4 }"`                                                                           // limit on running transactions below the budget, found from how long they take (enabled)
-	Breaker     breaker.Config       `yaml:"breaker" eg:"{ failures: 3, cooldown: 1s }"`                                                         // stops asking a database that does not answer
-	Timeouts    Timeouts             `yaml:"timeouts" eg:"{ connect: 5s, idle_in_transaction: 60s }"`                                            // how long things may take
-	Callers     []limiter.CallerRule `yaml:"callers" eg:"[{ name: reports, match: { user: reports } }]"`                                         // rules for some of the clients; the first match wins (everybody is the same)
+	Kind        Kind                 `yaml:"kind" eg:"postgres"`                                                                                     // postgres (postgres)
+	Upstream    DSN                  `yaml:"upstream" weir:"required,dsn" eg:"\"postgres://app:${DB_PASSWORD}@db:5432/orders?sslmode=verify-full\""` // how weir reaches the database and logs in, for all clients: a URL or key=value pairs as libpq knows them
+	Connections int                  `yaml:"connections" eg:"80"`                                                                                    // the budget: server connections of the whole fleet (20)
+	PoolMode    PoolMode             `yaml:"pool_mode" eg:"transaction"`                                                                             // transaction | session | statement: how long a client keeps a server connection (transaction)
+	Pinning     Pinning              `yaml:"pinning" eg:"refuse"`                                                                                    // pin | warn | refuse: what becomes of a session in pool mode transaction or statement that leaves something on its server connection which cannot follow it to another, as LISTEN does: it keeps the connection, and that is logged, or it is refused (pin)
+	Pinned      int                  `yaml:"pinned" weir:"zero=off" eg:"10"`                                                                         // sessions that may keep a server connection so at once; the next one is refused (off)
+	Reset       Reset                `yaml:"reset" eg:"always"`                                                                                      // detected | always: in pool mode transaction or statement, what a session leaves on a server connection is put back where it was noticed, or everything is whenever the connection comes to another client; docs/explanation/pooling.md says who needs that (detected)
+	Statements  Statements           `yaml:"statements" eg:"{ max_age: 10m }"`                                                                       // prepared statements, which clients share
+	Rate        *limiter.Rate        `yaml:"rate" eg:"{ per_second: 2000, burst: 500 }"`                                                             // transactions that may start, whole fleet (unlimited)
+	Queue       limiter.Queue        `yaml:"queue" eg:"{ wait: 2s, length: auto }"`                                                                  // clients that wait for a server connection
+	Adaptive    *limiter.Adaptive    `yaml:"adaptive" eg:"{ min: 4 }"`                                                                               // limit on running transactions below the budget, found from how long they take (enabled)
+	Breaker     breaker.Config       `yaml:"breaker" eg:"{ failures: 3, cooldown: 1s }"`                                                             // stops asking a database that does not answer
+	Timeouts    Timeouts             `yaml:"timeouts" eg:"{ connect: 5s, idle_in_transaction: 60s }"`                                                // how long things may take
+	Callers     []limiter.CallerRule `yaml:"callers" eg:"[{ name: reports, match: { user: reports } }]"`                                             // rules for some of the clients; the first match wins (everybody is the same)
 }
 
 // Statements are the prepared statements that the clients of one resource share.

@@ -37,7 +37,7 @@ func (s Source) expand(text string, escape func(before, value, after string) str
 				complaint = problem
 			}
 			if escape != nil {
-				value = escape(text[:len(text)-len(rest)+len(literal)], value, tail)
+				value = escape(b.String(), value, tail)
 			}
 			b.WriteString(value)
 			expanded, rest = true, tail
@@ -74,61 +74,4 @@ func (s Source) value(name string) (value, problem string) {
 		return "", fmt.Sprintf("the environment variable %s is not UTF-8", short(name))
 	}
 	return value, ""
-}
-
-var (
-	urlPassword = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+]*://[^@/?#:]*:[^@/?#]*$`)
-	keyPassword = regexp.MustCompile(`(?:^|\s)password\s*=\s*(?:'[^']*|[^'\s]*)$`)
-)
-
-var keyEscapes = strings.NewReplacer(`\`, `\\`, `'`, `\'`, " ", `\ `, "\t", "\\\t", "\n", "\\\n", "\r", "\\\r", "\v", "\\\v", "\f", "\\\f")
-
-// escapeDSN lets a password be inserted as it is: one that could not stand in the place of the password of a URL is
-// percent-encoded, and between key=value pairs it is escaped. A value that is fit for a URL stays as it is, for it may
-// have been encoded before.
-func escapeDSN(before, value, after string) string {
-	switch {
-	case urlPassword.MatchString(before) && strings.Contains(after, "@"):
-		if fitForURL(value) {
-			return value
-		}
-		return percentEncode(value)
-	case !strings.Contains(before, "://") && keyPassword.MatchString(before):
-		if value == "" && strings.HasSuffix(strings.TrimRight(before, " \t"), "=") {
-			return "''" // for nothing at all, the next pair would be taken as the password
-		}
-		return keyEscapes.Replace(value)
-	}
-	return value
-}
-
-func fitForURL(value string) bool {
-	for i := 0; i < len(value); i++ {
-		switch c := value[i]; {
-		case c == '%':
-			if i+2 >= len(value) || !isHex(value[i+1]) || !isHex(value[i+2]) {
-				return false
-			}
-		case c <= ' ' || c >= 0x7f || strings.IndexByte(`:/?#[]@"<>\^{|}`+"`", c) >= 0:
-			return false
-		}
-	}
-	return true
-}
-
-func percentEncode(value string) string {
-	var b strings.Builder
-	for i := 0; i < len(value); i++ {
-		c := value[i]
-		if c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || strings.IndexByte("-._~", c) >= 0 {
-			b.WriteByte(c)
-		} else {
-			fmt.Fprintf(&b, "%%%02X", c)
-		}
-	}
-	return b.String()
-}
-
-func isHex(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'A' && c <= 'F' || c >= 'a' && c <= 'f'
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/weirproxy/weir/internal/yamlfile"
+	"github.com/weirproxy/weir/upstream"
 )
 
 // Source is where a configuration comes from and what its ${…} stand for.
@@ -16,6 +17,10 @@ type Source struct {
 	File     string                            // as problems name it; relative paths inside are relative to its directory
 	Env      func(name string) (string, bool)  // ${NAME}; os.LookupEnv if nil
 	ReadFile func(path string) ([]byte, error) // ${file:path} and certificates; regular files of up to 1 MiB if nil
+
+	// Mode is the permissions of a file, if that can be known: who else may read a secret. The file system's if nil and
+	// ReadFile is nil, too.
+	Mode func(path string) (mode fs.FileMode, known bool)
 }
 
 // Load reads, expands and checks the file at path. env is what ${NAME} stands for, os.LookupEnv if nil.
@@ -46,27 +51,40 @@ func Parse(data []byte, src Source) (cfg *Config, warnings Problems, err error) 
 	return cfg, r.warnings.sorted(), nil
 }
 
+// CommandLine is the source of a DSN that others on the machine may have read.
+const CommandLine = "--upstream"
+
 // FromUpstream is the configuration without a file: one resource with the defaults, named after the DSN's database,
-// for clients of this machine, who are believed.
-func FromUpstream(dsn string) (*Config, error) {
-	const flag = "--upstream"
-	parsed, err := parseDSN(dsn)
+// for clients of this machine, who are believed. source is where the DSN is from, for problems to name: CommandLine, the name
+// of a file, or anything else.
+func FromUpstream(source, dsn string) (cfg *Config, warnings Problems, err error) {
+	parsed, err := upstream.Parse(dsn)
 	if err != nil {
-		return nil, Problems{{File: flag, Message: err.Error()}}
+		return nil, nil, Problems{{File: source, Message: err.Error()}}
 	}
-	name := parsed.Database
+	name := parsed.Database()
 	if name == "" {
-		name = parsed.User // as PostgreSQL does
+		name = parsed.User() // as PostgreSQL does
 	}
 	if what, expected := badResourceName(name); what != "" {
-		return nil, Problems{{File: flag, Message: fmt.Sprintf("its database name %s; expected %s", what, expected)}}
+		return nil, nil, Problems{{File: source, Message: fmt.Sprintf("its database name %s; expected %s", what, expected)}}
 	}
-	cfg := Default()
+	for _, w := range parsed.Warnings() {
+		warnings = append(warnings, Problem{File: source, Message: w})
+	}
+	if parsed.Written("password") {
+		if source == CommandLine {
+			warnings = append(warnings, Problem{File: source, Message: "has a password, which other users of this machine could read until weir had started; expected the DSN in --upstream-file, or in the environment as WEIR_UPSTREAM"})
+		} else if problem := (Source{Mode: modeOf}).exposed(source); problem != "" {
+			warnings = append(warnings, Problem{File: source, Message: "has a password and " + problem})
+		}
+	}
+	cfg = Default()
 	cfg.Auth.Method = AuthTrust
 	r := DefaultResource()
 	r.Upstream = DSN{NewSecret(dsn), showDSN(parsed)}
 	cfg.Resources = map[string]Resource{name: r}
-	return cfg, nil
+	return cfg, warnings, nil
 }
 
 // readConfig also reads pipes, as `weir check --config <(render)` gives them.

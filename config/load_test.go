@@ -40,6 +40,11 @@ func env(name string) (string, bool) {
 
 // Each file of testdata/load has beside it what Load says about it: problems, or else the configuration, and warnings.
 func TestLoadSaysWhatIsWrong(t *testing.T) {
+	testdata, err := filepath.Abs("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(golden.Private(t, "testdata"))
 	files, err := filepath.Glob("testdata/load/*.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no test files: %v", err)
@@ -54,7 +59,7 @@ func TestLoadSaysWhatIsWrong(t *testing.T) {
 			if strings.Contains(got, secret) {
 				t.Errorf("a secret is shown:\n%s", got)
 			}
-			golden.Compare(t, strings.TrimSuffix(file, ".yaml")+".golden", got)
+			golden.Compare(t, filepath.Join(filepath.Dir(testdata), strings.TrimSuffix(file, ".yaml")+".golden"), got)
 		})
 	}
 }

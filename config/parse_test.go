@@ -51,15 +51,19 @@ func TestPasswordsFitTheirDSN(t *testing.T) {
 	}
 }
 
-func TestEncodedPasswordsStayAsTheyAre(t *testing.T) {
-	cfg, _, err := config.Parse([]byte("auth: { method: trust }\nresources: { orders: { upstream: \"postgres://app:${PW}@db/orders\" } }"), config.Source{
+// A value is what it is: whoever has it percent-encoded in the environment is told.
+func TestPasswordsAreTakenAsTheyAre(t *testing.T) {
+	cfg, warnings, err := config.Parse([]byte("auth: { method: trust }\nresources: { orders: { upstream: \"postgres://app:${PW}@db/orders?sslmode=verify-full\" } }"), config.Source{
 		Env: func(string) (string, bool) { return "p%40ss", true },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := pgconn.ParseConfig(cfg.Resources["orders"].Upstream.Reveal()); err != nil || got.Password != "p@ss" {
+	if got, err := pgconn.ParseConfig(cfg.Resources["orders"].Upstream.Reveal()); err != nil || got.Password != "p%40ss" {
 		t.Errorf("the password has become %q (%v)", got.Password, err)
+	}
+	if len(warnings) != 1 || !strings.Contains(warnings.Error(), "looks as if it had been percent-encoded") || strings.Contains(warnings.Error(), "p%40") {
+		t.Errorf("warnings %v", warnings)
 	}
 }
 
@@ -292,7 +296,7 @@ func TestTLSFiles(t *testing.T) {
 }
 
 func TestFromUpstream(t *testing.T) {
-	cfg, err := config.FromUpstream("postgres://app:" + secret + "@db/orders")
+	cfg, _, err := config.FromUpstream(config.CommandLine, "postgres://app:"+secret+"@db/orders")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +315,7 @@ func TestFromUpstream(t *testing.T) {
 		"postgres://app:" + secret + "@db:x/o":  "",
 		"postgres://app:" + secret + "@db/weir": "",
 	} {
-		cfg, err := config.FromUpstream(dsn)
+		cfg, _, err := config.FromUpstream(config.CommandLine, dsn)
 		if want == "" {
 			var problems config.Problems
 			if !errors.As(err, &problems) || strings.Contains(err.Error(), secret) || !strings.HasPrefix(err.Error(), "--upstream: ") {

@@ -20,6 +20,7 @@ import (
 	"github.com/weirproxy/weir/fleet"
 	"github.com/weirproxy/weir/internal/yamlfile"
 	"github.com/weirproxy/weir/limiter"
+	"github.com/weirproxy/weir/upstream"
 )
 
 type position = yamlfile.Position
@@ -48,7 +49,9 @@ type reader struct {
 	at       map[string]position // where a key's value is written
 	written  map[string]string   // values that may be quoted, as written
 	expanded map[string]bool     // values in which something was expanded
+	inFiles  map[string]string   // the last ${file:…} in a value
 	examples map[string]string   // the eg tags of all keys of all sections that were read
+	literal  bool                // a secret is written in the file itself
 	bad      map[string]bool     // what has a problem already: one mistake is told once
 }
 
@@ -58,12 +61,16 @@ func newReader(src Source) *reader {
 	}
 	if src.ReadFile == nil {
 		src.ReadFile = readRegular
+		if src.Mode == nil {
+			src.Mode = modeOf
+		}
 	}
 	return &reader{
 		src:      src,
 		at:       map[string]position{},
 		written:  map[string]string{},
 		expanded: map[string]bool{},
+		inFiles:  map[string]string{},
 		examples: map[string]string{},
 		bad:      map[string]bool{},
 	}
@@ -397,13 +404,16 @@ func (r *reader) secret(path string, n ast.Node, v reflect.Value, f field) {
 	case text == "":
 		r.problem(path, "is empty", expects(v.Type(), f))
 	case v.Type() == secretType:
+		r.checkKept(path, !strings.HasPrefix(text, scramPrefix)) // a verifier is made to be kept
 		v.Set(reflect.ValueOf(NewSecret(text)))
 	default:
 		dsn, err := NewDSN(text)
-		if bad := (*dsnError)(nil); errors.As(err, &bad) {
-			r.problem(path, bad.what, bad.expected)
+		if bad := (*upstream.Mistake)(nil); errors.As(err, &bad) {
+			r.problem(path, bad.What, bad.Expected)
 			return
 		}
+		parsed, err := upstream.Parse(text)
+		r.checkKept(path, err == nil && parsed.Written("password"))
 		v.Set(reflect.ValueOf(dsn))
 	}
 }
@@ -447,6 +457,9 @@ func (r *reader) scalar(path string, n ast.Node, v reflect.Value, f field) {
 		return
 	}
 	expected := expects(v.Type(), f)
+	if f.has("dsn") {
+		r.checkKept(path, credentials.MatchString(text))
+	}
 	switch {
 	case wantsString:
 		if text == "" {
@@ -510,11 +523,20 @@ func (r *reader) scalar(path string, n ast.Node, v reflect.Value, f field) {
 func (r *reader) expand(path string, n ast.Node, f field) (text string, ok bool) {
 	var escape func(before, value, after string) string
 	if f.has("dsn") {
-		escape = escapeDSN
+		escape = func(before, value, after string) string {
+			value, doubtful := upstream.Insert(before, value, after)
+			if doubtful {
+				r.warn(path, "has a value from ${…} with a % that looks as if it had been percent-encoded; it is taken as it is, and encoded here")
+			}
+			return value
+		}
 	}
 	raw := scalarText(n)
 	text, expanded, complaint := r.src.expand(raw, escape)
 	r.expanded[path] = expanded
+	if file := fileReference.FindStringSubmatch(raw); file != nil {
+		r.inFiles[path] = file[1]
+	}
 	if complaint != "" {
 		r.problem(path, complaint, "")
 		return "", false
@@ -527,6 +549,8 @@ func (r *reader) expand(path string, n ast.Node, f field) (text string, ok bool)
 	}
 	return text, true
 }
+
+var fileReference = regexp.MustCompile(`\$\{file:([^}]+)\}`)
 
 // harmless says that text may be quoted: it is short, and does not look like a DSN, a verifier or a hash that was
 // written in the wrong place.
@@ -566,7 +590,7 @@ func expects(t reflect.Type, f field) string {
 	case t.Kind() == reflect.Pointer:
 		return expects(t.Elem(), f)
 	case t == dsnType:
-		return dsnShape
+		return upstream.Shape
 	case t == durationType && f.zero() != "":
 		return "a duration such as 500ms, 2s or 1h, or 0s for " + f.zero()
 	case t == durationType:

@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/weirproxy/weir/upstream"
 )
 
 const mask = "***"
@@ -77,7 +77,7 @@ type DSN struct {
 
 // NewDSN wraps a connection string as libpq knows them, postgres://… or key=value. The error quotes none of it.
 func NewDSN(text string) (DSN, error) {
-	parsed, err := parseDSN(text)
+	parsed, err := upstream.Parse(text)
 	if err != nil {
 		return DSN{}, err
 	}
@@ -121,16 +121,14 @@ func format(f fmt.State, verb rune, shown string) {
 	_, _ = io.WriteString(f, shown)
 }
 
-func showDSN(c *pgconn.Config) string {
-	hosts := []string{fmt.Sprintf("%s:%d", c.Host, c.Port)}
-	for _, f := range c.Fallbacks { // sslmode=prefer lists each host twice
-		if host := fmt.Sprintf("%s:%d", f.Host, f.Port); host != hosts[len(hosts)-1] {
-			hosts = append(hosts, host)
-		}
+func showDSN(u *upstream.Upstream) string {
+	var hosts []string
+	for _, h := range u.Hosts() {
+		hosts = append(hosts, fmt.Sprintf("%s:%d", h.Name, h.Port))
 	}
-	user := c.User
-	if c.Password != "" {
+	user := u.User()
+	if u.Password() != "" {
 		user += ":" + mask
 	}
-	return "postgres://" + user + "@" + strings.Join(hosts, ",") + "/" + c.Database
+	return "postgres://" + user + "@" + strings.Join(hosts, ",") + "/" + u.Database()
 }

@@ -2,6 +2,12 @@
 -- KEYS: the members, the epoch, the breakers
 -- ARGV: this weir, member TTL us, 1 if this weir has known an epoch before, epoch TTL ms
 -- Returns the number of members, then for each breaker that is open: version, microseconds left, event.
+-- What was written by a script: a whole number that is exact in Lua. Anything else, nan and inf among it, counts as not there.
+local function whole(text)
+  local n = tonumber(text)
+  return n and n >= 0 and n < 9007199254740992 and n or nil
+end
+
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local ttl = tonumber(ARGV[2])
@@ -20,9 +26,10 @@ local reply = {redis.call('ZCARD', KEYS[1])}
 local verdicts = redis.call('HGETALL', KEYS[3])
 for i = 1, #verdicts, 2 do
   local version, till, event = string.match(verdicts[i + 1], '^(%d+):(%d+):(.*)$')
-  local left = till and tonumber(till) - now or 0
+  version, till = whole(version), whole(till)
+  local left = version and till and till - now or 0
   if left > 0 and left < 3600000000 then
-    reply[#reply + 1] = tonumber(version)
+    reply[#reply + 1] = version
     reply[#reply + 1] = left
     reply[#reply + 1] = event
   else

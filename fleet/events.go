@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -36,6 +35,9 @@ const (
 	maxPayload   = 4 << 10 // of one event on its way
 	maxResources = 1024    // whose latest event is remembered
 	maxHold      = 10 * time.Minute
+	stale        = time.Second // after its end a verdict's version says nothing any more: Redis may have begun to count anew
+	maxMembers   = 1 << 16
+	maxVersion   = 1 << 53 // exact in Lua
 
 	listenFor = 5 * time.Second // without a word before the line is tested
 	redial    = 250 * time.Millisecond
@@ -127,7 +129,8 @@ func (f *Fleet) send(ctx context.Context, resource, payload string, left time.Du
 		f.prefix+"events", resource, max(1, left.Microseconds()), payload).Err()
 }
 
-// listen hears what other weirs announce, until ctx ends. What it misses comes with the next beat.
+// listen hears that other weirs announce something, until ctx ends. What that is the next beat tells, which comes at once then:
+// whoever can send a message to the channel must not be believed for that. What listen misses comes with the next beat anyway.
 func (f *Fleet) listen(ctx context.Context) {
 	for ctx.Err() == nil {
 		f.listenOnce(ctx)
@@ -151,8 +154,8 @@ func (f *Fleet) listenOnce(ctx context.Context) {
 		switch {
 		case err == nil:
 			tested = false
-			if m, ok := message.(*redis.Message); ok {
-				f.hear(readMessage(m.Payload))
+			if _, ok := message.(*redis.Message); ok {
+				f.lookSoon()
 			}
 		case errors.As(err, &timeout) && timeout.Timeout() && !tested:
 			tested = true
@@ -165,15 +168,12 @@ func (f *Fleet) listenOnce(ctx context.Context) {
 	}
 }
 
-// readMessage takes announce.lua's message apart.
-func readMessage(message string) (v verdict) {
-	version, rest, _ := strings.Cut(message, ":")
-	left, payload, _ := strings.Cut(rest, ":")
-	v.version, _ = strconv.ParseInt(version, 10, 64)
-	us, _ := strconv.ParseInt(left, 10, 64)
-	v.till = time.Now().Add(time.Duration(min(us, maxHold.Microseconds())) * time.Microsecond)
-	v.payload = payload
-	return v
+// lookSoon has the next beat come at once.
+func (f *Fleet) lookSoon() {
+	select {
+	case f.look <- struct{}{}:
+	default:
+	}
 }
 
 // hear delivers a verdict, unless it is our own, known, over, or of no kind that we know.
@@ -186,7 +186,7 @@ func (f *Fleet) hear(v verdict) {
 	v.event.Cause, v.payload = cut(v.event.Cause, maxCause), ""
 	f.mu.Lock()
 	last, known := f.heard[v.event.Resource]
-	if known && v.version <= last.version || !known && len(f.heard) >= maxResources {
+	if known && v.version <= last.version && now.Before(last.till.Add(stale)) || !known && len(f.heard) >= maxResources {
 		f.mu.Unlock()
 		return
 	}

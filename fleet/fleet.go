@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	mathrand "math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,7 @@ const (
 	beatEvery = 250 * time.Millisecond // give or take a fifth
 	fresh     = time.Second            // what the last beat said holds for so long, from when it was sent
 	memberTTL = 3 * time.Second        // a silent weir is a member for so long, by Redis' clock
+	lookGap   = 20 * time.Millisecond  // between two beats at least, however often we are asked to look
 	epochTTL  = time.Hour              // without any weir, until Redis is taken for new
 )
 
@@ -58,6 +60,7 @@ type Fleet struct {
 	seen   atomic.Bool          // some beat was
 	began  chan struct{}        // closed after the first beat, answered or not
 	urgent chan struct{}        // there is something to announce
+	look   chan struct{}        // somebody says that the next beat has something new
 
 	mourned bool // only the keeper's: it has been said that Redis is out of reach
 
@@ -122,6 +125,7 @@ func Open(ctx context.Context, cfg Config, id string, log *slog.Logger) (*Fleet,
 
 		began:    make(chan struct{}),
 		urgent:   make(chan struct{}, 1),
+		look:     make(chan struct{}, 1),
 		stop:     stop,
 		outgoing: map[string]announcement{},
 		heard:    map[string]verdict{},
@@ -205,8 +209,8 @@ func (f *Fleet) Lease(ctx context.Context, bucket string, perSecond float64, bur
 	}
 	reply, err := f.leaseScript.Run(ctx, f.client, []string{f.prefix + "bucket:" + bucket, f.prefix + "epoch"},
 		perSecond, burst, want, share, flag(f.seen.Load()), epochTTL.Milliseconds()).Int64Slice()
-	if err == nil && len(reply) != 2 {
-		err = fmt.Errorf("a reply of %d numbers", len(reply))
+	if err == nil {
+		err = checkLease(reply, perSecond, want)
 	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("lease tokens of %s: %w", bucket, err)
@@ -216,6 +220,23 @@ func (f *Fleet) Lease(ctx context.Context, bucket string, perSecond float64, bur
 	f.mu.Unlock()
 	return int(reply[0]), time.Duration(reply[1]) * time.Microsecond, nil
 }
+
+// checkLease says what is wrong with lease.lua's reply. Tokens that nobody asked for, or a wait that cannot be, would be believed
+// by a limiter.
+func checkLease(reply []int64, perSecond float64, want int) error {
+	switch {
+	case len(reply) != 2:
+		return fmt.Errorf("a reply of %d numbers", len(reply))
+	case reply[0] < 0 || reply[0] > int64(want):
+		return fmt.Errorf("a reply of %d tokens where %d were asked for", reply[0], want)
+	case reply[1] < 0 || float64(reply[1]) > 1e6*(1+2/perSecond) || reply[1] > maxWait.Microseconds():
+		return fmt.Errorf("a reply of %d us to wait for a token at %g/s", reply[1], perSecond)
+	}
+	return nil
+}
+
+// maxWait is the longest wait for a token that can be said.
+const maxWait = time.Duration(math.MaxInt64)
 
 // keep beats until ctx ends, and announces what is urgent in between.
 func (f *Fleet) keep(ctx context.Context) {
@@ -229,15 +250,25 @@ func (f *Fleet) keep(ctx context.Context) {
 	}
 }
 
-// rest returns when the next beat is due or ctx ends.
+// rest returns when the next beat is due, when there is something to look at, or when ctx ends. Anybody may say that there is, so
+// it has an effect only every now and then.
 func (f *Fleet) rest(ctx context.Context) {
-	due := time.NewTimer(time.Duration((0.8 + 0.4*mathrand.Float64()) * float64(beatEvery)))
+	gap, due := time.NewTimer(lookGap), time.NewTimer(time.Duration((0.8+0.4*mathrand.Float64())*float64(beatEvery)))
+	defer gap.Stop()
 	defer due.Stop()
+	f.waitFor(ctx, gap.C, nil)
+	f.waitFor(ctx, due.C, f.look)
+}
+
+// waitFor announces what is urgent until one of these comes.
+func (f *Fleet) waitFor(ctx context.Context, due <-chan time.Time, look <-chan struct{}) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-due.C:
+		case <-due:
+			return
+		case <-look:
 			return
 		case <-f.urgent:
 			f.announce(ctx)
@@ -257,31 +288,41 @@ func (f *Fleet) beat(ctx context.Context) {
 		f.lost(err)
 		return
 	}
-	members, verdicts := readBeat(reply)
+	members, verdicts, err := readBeat(reply)
+	if err != nil {
+		f.lost(err)
+		return
+	}
 	f.reached(members, sent)
 	for _, v := range verdicts {
 		f.hear(v)
 	}
 }
 
-// readBeat takes beat.lua's reply apart.
-func readBeat(reply []any) (members int, verdicts []verdict) {
+// readBeat takes beat.lua's reply apart. A number of members that cannot be is an error, for shares are made of it; a verdict that
+// cannot be is left out.
+func readBeat(reply []any) (members int, verdicts []verdict, err error) {
 	number := func(i int) int64 {
+		if i >= len(reply) {
+			return 0
+		}
 		n, _ := reply[i].(int64)
 		return n
 	}
-	if len(reply) > 0 {
-		members = int(number(0))
+	if n := number(0); n < 1 || n > maxMembers {
+		return 0, nil, fmt.Errorf("a beat was answered with %d members", n)
 	}
+	now := time.Now()
 	for i := 1; i+2 < len(reply); i += 3 {
-		payload, _ := reply[i+2].(string)
-		verdicts = append(verdicts, verdict{
-			version: number(i),
-			till:    time.Now().Add(time.Duration(number(i+1)) * time.Microsecond),
-			payload: payload,
-		})
+		version, left := number(i), number(i+1)
+		payload, ok := reply[i+2].(string)
+		if !ok || version < 1 || version >= maxVersion || left < 1 {
+			continue
+		}
+		left = min(left, maxHold.Microseconds())
+		verdicts = append(verdicts, verdict{version: version, till: now.Add(time.Duration(left) * time.Microsecond), payload: payload})
 	}
-	return members, verdicts
+	return int(number(0)), verdicts, nil
 }
 
 // lost and reached take note of whether Redis is there, and say so when that has changed.

@@ -5,14 +5,29 @@
 --
 -- The bucket is one number: tat, the microsecond at which it will be full again if nobody takes any more (GCRA). hw is the
 -- highest time seen, which guards against Redis' clock going back. Whole numbers below 2^53 are exact in Lua.
+-- What was written by a script: a whole number that is exact in Lua. Anything else, nan and inf among it, counts as not there.
+local function whole(text)
+  local n = tonumber(text)
+  return n and n >= 0 and n < 9007199254740992 and n or nil
+end
+-- The reply to a command; a key of a type that no script here makes is removed.
+local function ask(command, key, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) == 'table' and reply.err then
+    redis.call('DEL', key)
+    return redis.call(command, key, ...)
+  end
+  return reply
+end
+
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local rate, burst, want, share = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local tau = math.ceil(burst * 1000000 / rate)
 
-local known = redis.call('HMGET', KEYS[1], 'tat', 'hw')
-local tat, hw = tonumber(known[1]), tonumber(known[2])
-if hw and hw - now > 5000000 then
+local known = ask('HMGET', KEYS[1], 'tat', 'hw')
+local tat, hw = whole(known[1]), whole(known[2])
+if tat and hw and hw - now > 5000000 then
   tat = math.min(tat, now + tau) -- the clock went far back: from here on it counts
 elseif hw then
   now = math.max(now, hw)
@@ -20,7 +35,7 @@ end
 
 if not tat then
   -- A bucket at rest is forgotten, and full. Only where Redis has lost what we know it knew, all buckets start empty.
-  local born = tonumber(redis.call('GET', KEYS[2]))
+  local born = whole(ask('GET', KEYS[2]))
   if not born then
     born = ARGV[5] == '1' and now or 0
     redis.call('SET', KEYS[2], string.format('%.0f', born), 'PX', ARGV[6])

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -72,12 +73,20 @@ func dialPhysical(ctx context.Context, c *pgconn.Config) (*Dialed, error) {
 	return dial(ctx, c, wanted.addr)
 }
 
+// ofLogin marks the context of a login.
+type ofLogin struct{}
+
+var errNoCancel = errors.New("a login that broke off is not cancelled")
+
 // dial opens a connection; unless only is "", to no other address.
 func dial(ctx context.Context, c *pgconn.Config, only string) (*Dialed, error) {
 	var socket *eventloop.Secure // of the address tried last, which is the one that worked
 	var last string
 	dial := c.DialFunc
 	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if ctx.Value(ofLogin{}) == nil { // in the background, to cancel what runs on a connection that broke: at login nothing does
+			return nil, errNoCancel
+		}
 		if only != "" && addr != only {
 			return nil, fmt.Errorf("%s is not the server that is wanted", addr)
 		}
@@ -88,8 +97,8 @@ func dial(ctx context.Context, c *pgconn.Config, only string) (*Dialed, error) {
 		socket, last = eventloop.NewSecure(conn), addr
 		return socket, nil
 	}
-	c.BuildFrontend = guarded(c.BuildFrontend)
-	conn, err := pgconn.ConnectConfig(ctx, c)
+	guardLogin(c)
+	conn, err := pgconn.ConnectConfig(context.WithValue(ctx, ofLogin{}, true), c)
 	if err != nil {
 		return nil, err
 	}

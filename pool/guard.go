@@ -2,10 +2,12 @@ package pool
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strconv"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -23,12 +25,16 @@ const (
 	mostIterations = 1_000_000
 )
 
-// The codes of an authentication request (manual, "Message Formats").
-const saslContinue = 11
+// Codes of authentication requests (manual, "Message Formats").
+const (
+	authOk       = 0
+	saslContinue = 11
+)
 
 var (
 	errLongLogin  = errors.New("the server says too much for a login")
 	errSecondSASL = errors.New("the server asks for a second proof of the password")
+	errBehindOk   = errors.New("the server asks for a proof when it has let us in")
 )
 
 // guard reads what a server says while weir logs in, so that one that is not what it should be costs no more than a login that
@@ -39,9 +45,22 @@ type guard struct {
 	said    int    // bytes so far
 	message []byte // what has come of the message under way
 	proved  bool   // the password, by SCRAM
+	in      bool   // the server has let us in
 }
 
-// guarded has everything that is read by a connection's messages read through a guard.
+// guardLogin has what a server says read through a guard, whoever else reads along.
+func guardLogin(c *pgconn.Config) {
+	build, after := c.BuildFrontend, c.AfterNetConnect
+	c.AfterNetConnect = func(ctx context.Context, c *pgconn.Config, conn net.Conn) (_ net.Conn, err error) {
+		c.BuildFrontend = build // of each server that is tried
+		if after != nil {
+			conn, err = after(ctx, c, conn)
+		}
+		c.BuildFrontend = guarded(c.BuildFrontend)
+		return conn, err
+	}
+}
+
 func guarded(build pgconn.BuildFrontendFunc) pgconn.BuildFrontendFunc {
 	return func(r io.Reader, w io.Writer) *pgproto3.Frontend { return build(&guard{under: r}, w) }
 }
@@ -83,12 +102,21 @@ func (g *guard) look(b []byte) error {
 	return nil
 }
 
-// request looks at an authentication request. One for a proof by SCRAM comes once, and does not ask for too much work.
+// request looks at an authentication request. Behind the one that says that we are in there is none; one for a proof by SCRAM comes
+// once, and does not ask for too much work.
 func (g *guard) request(body []byte) error {
-	if len(body) < 4 || binary.BigEndian.Uint32(body) != saslContinue {
-		return nil
+	if len(body) < 4 {
+		return nil // pgconn's to refuse
 	}
-	if g.proved {
+	switch code := binary.BigEndian.Uint32(body); {
+	case g.in:
+		return errBehindOk
+	case code == authOk:
+		g.in = true
+		return nil
+	case code != saslContinue:
+		return nil
+	case g.proved:
 		return errSecondSASL
 	}
 	g.proved = true

@@ -6,8 +6,10 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,6 +98,13 @@ func TestAServerThatLiesAtLoginIsLeftBeforeItCostsAnything(t *testing.T) {
 			pgtest.ExpectStartup(), challengeOnce(asking("1")), pgtest.Expect("p"),
 			pgtest.Send(&pgproto3.AuthenticationSASLContinue{Data: []byte("r=x,s=c2FsdA==,i=1")}), pgtest.ExpectClose(),
 		}, "second proof"},
+		"a request for the password when all is well": {pgtest.Script{
+			pgtest.ExpectStartup(), pgtest.Send(&pgproto3.AuthenticationOk{}, &pgproto3.AuthenticationCleartextPassword{}), pgtest.ExpectClose(),
+		}, "when it has let us in"},
+		"an md5 hash when all is well": {pgtest.Script{
+			pgtest.ExpectStartup(), pgtest.Send(&pgproto3.AuthenticationOk{}), pgtest.Send(&pgproto3.AuthenticationMD5Password{}), pgtest.ExpectClose(),
+		}, "when it has let us in"},
+		"two welcomes":                {pgtest.Script{pgtest.ExpectStartup(), pgtest.Send(&pgproto3.AuthenticationOk{}, &pgproto3.AuthenticationOk{}), pgtest.ExpectClose()}, "when it has let us in"},
 		"a request of a gigabyte":     {pgtest.Script{pgtest.ExpectStartup(), pgtest.SendBytes(first('R', 0x3fffffff)), pgtest.ExpectClose()}, "of type 'R' with"},
 		"a parameter of a gigabyte":   {pgtest.Script{pgtest.ExpectStartup(), pgtest.SendBytes(first('S', 0x3fffffff)), pgtest.ExpectClose()}, "of type 'S' with"},
 		"an error of a gigabyte":      {pgtest.Script{pgtest.ExpectStartup(), pgtest.SendBytes(first('E', 0x3fffffff)), pgtest.ExpectClose()}, "of type 'E' with"},
@@ -127,6 +136,59 @@ func TestAServerThatLiesAtLoginIsLeftBeforeItCostsAnything(t *testing.T) {
 				t.Errorf("it took %v", took)
 			}
 		})
+	}
+}
+
+// Who else reads along with a login, on each connection anew, does not read in the place of the guard.
+func TestWhoReadsAlongWithALoginIsGuardedToo(t *testing.T) {
+	var fakes []string
+	for _, iterations := range []string{"1000001", "1000002"} {
+		fakes = append(fakes, challenge(asking(iterations)).Serve(t).Addr())
+	}
+	cfg, err := pgconn.ParseConfig("postgres://app:app-secret@" + strings.Join(fakes, ",") + "/app?sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read atomic.Int64
+	cfg.AfterNetConnect = func(_ context.Context, c *pgconn.Config, conn net.Conn) (net.Conn, error) {
+		c.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+			return pgproto3.NewFrontend(readerFunc(func(p []byte) (int, error) {
+				n, err := r.Read(p)
+				read.Add(int64(n))
+				return n, err
+			}), w)
+		}
+		return conn, nil
+	}
+	_, err = pool.Dial(cfg)(t.Context(), nil)
+	for _, want := range []string{"1000001", "1000002"} {
+		if err == nil || !strings.Contains(err.Error(), "asks for "+want) {
+			t.Errorf("the login ended with %v, want %s refused", err, want)
+		}
+	}
+	if read.Load() == 0 {
+		t.Error("nobody has read along")
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// A login that breaks off is over: pgconn's request to cancel it would be a connection that nobody counts.
+func TestALoginThatBreaksOffIsNotCancelled(t *testing.T) {
+	fake := pgtest.Script{pgtest.ExpectStartup(), pgtest.SendBytes(first('S', 0)), pgtest.ExpectClose()}.Serve(t)
+	goroutines := runtime.NumGoroutine()
+	if err := dialTo(t, fake.DSN()); err == nil {
+		t.Error("logged in")
+	}
+	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > goroutines; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("something is still going on")
+		}
+	}
+	if n := fake.Cancels(); n > 0 || fake.Accepted() != 1 {
+		t.Errorf("there were %d cancel requests and %d connections, want none and 1", n, fake.Accepted())
 	}
 }
 

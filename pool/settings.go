@@ -4,8 +4,6 @@ import (
 	"slices"
 	"sort"
 	"strings"
-
-	"github.com/weirproxy/weir/pgwire"
 )
 
 // Settings are run-time parameters that a session has beyond those of every server connection. nil stands for none. Equal
@@ -90,15 +88,6 @@ func (s *Server) Differs(p *Profile) (list []Setting) {
 	return list
 }
 
-// AppendDiscard appends the Query that leaves nothing of what sessions have set, prepared, locked or opened on s.
-func (s *Server) AppendDiscard(dst []byte) []byte {
-	s.Discarded()
-	return pgwire.AppendQuery(dst, discardAll)
-}
-
-// discardAll is all that PostgreSQL knows of a session (manual, "DISCARD").
-const discardAll = "DISCARD ALL"
-
 // News are the facts about the server, as it reports them, of which a client with the profile p was told otherwise.
 func (s *Server) News(p *Profile) (news []Setting) {
 	for name, value := range s.params {
@@ -128,19 +117,6 @@ func (s *Server) Suit(dst []byte, p *Profile) []byte {
 	}
 	s.Settings, s.suits = to, p
 	return c.append(dst)
-}
-
-// change is a Query that changes settings, while it is put together.
-type change struct {
-	sql  strings.Builder
-	sure bool // of its success
-}
-
-func (c *change) reset(name string) { c.sql.WriteString("RESET " + quoteName(name) + ";") }
-
-func (c *change) set(name, value string) {
-	c.sql.WriteString("SELECT pg_catalog.set_config(" + QuoteString(name) + "," + QuoteString(value) + ",false);")
-	c.sure = c.sure && name == "application_name"
 }
 
 // leave resets what to does not have. Identities are left whatever it is that changes, which may be more than they are allowed.
@@ -184,18 +160,6 @@ func (c *change) identify(to *Settings) {
 		if value, ok := to.get(name); ok {
 			c.set(name, value)
 		}
-	}
-}
-
-// append appends the Query, if there is anything to change.
-func (c *change) append(dst []byte) []byte {
-	switch {
-	case c.sql.Len() == 0:
-		return dst
-	case c.sure:
-		return pgwire.AppendQuery(dst, c.sql.String())
-	default:
-		return pgwire.AppendQuery(dst, "BEGIN;"+c.sql.String()+"COMMIT")
 	}
 }
 
@@ -243,23 +207,4 @@ func (s *Settings) len() int {
 		return 0
 	}
 	return len(s.names)
-}
-
-// quoteName quotes each part of a parameter's name, so that whatever a client calls it, it stays a name.
-func quoteName(name string) string {
-	parts := strings.Split(name, ".")
-	for i, p := range parts {
-		parts[i] = `"` + strings.ReplaceAll(p, `"`, `""`) + `"`
-	}
-	return strings.Join(parts, ".")
-}
-
-// QuoteString is a value as a literal in SQL. The E form reads the same whatever standard_conforming_strings is. set_config takes a value
-// as the startup packet does, lists included, which SET would not.
-func QuoteString(s string) string {
-	quoted := "'" + strings.ReplaceAll(s, "'", "''") + "'"
-	if strings.Contains(s, `\`) {
-		return " E" + strings.ReplaceAll(quoted, `\`, `\\`)
-	}
-	return quoted
 }

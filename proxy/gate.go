@@ -290,13 +290,16 @@ func (g *Gate) ServerFailed(cause string) {
 	}
 }
 
-// BreakerRefusal makes the Refusal of an error of the breaker, for a client that has waited for so long. c may be nil.
+// BreakerRefusal makes the Refusal of an error of the breaker, or of a *LoginError, for a client that has waited for so long. c may be nil.
 func (g *Gate) BreakerRefusal(c *limiter.Caller, err error, waited time.Duration) error {
 	return g.breakerRefusal(c, err, waited, limiter.Enforce)
 }
 
 func (g *Gate) breakerRefusal(c *limiter.Caller, err error, waited time.Duration, mode limiter.Mode) error {
 	r := &Refusal{Reason: Breaker, Rule: g.rule("breaker"), Observed: "open", Limit: "closed", Waited: waited, Cause: err}
+	if login := (*LoginError)(nil); errors.As(err, &login) {
+		r.Reason, r.Rule, r.Observed, r.Limit = LoginRefused, g.rule("upstream"), login.Kind(), "a login"
+	}
 	if open := (*breaker.OpenError)(nil); errors.As(err, &open) {
 		r.RetryAfter = open.RetryAfter
 		r.Observed = fmt.Sprintf("open for %d ms", open.Since.Milliseconds())

@@ -19,7 +19,7 @@ var quiet = slog.New(slog.DiscardHandler)
 // Trap 33: the table is a promise to those who handle the errors of their database.
 func TestReasons(t *testing.T) {
 	want := map[string]string{
-		"rate": "53400", "queue_full": "53300", "queue_timeout": "53300", "deadline": "53300", "shed": "53300", "breaker": "57P03", "draining": "57P01",
+		"rate": "53400", "queue_full": "53300", "queue_timeout": "53300", "deadline": "53300", "shed": "53300", "breaker": "57P03", "login_refused": "57P03", "draining": "57P01",
 		"clients": "53300", "login_storm": "53300", "protocol": "08P01", "not_supported": "0A000",
 	}
 	for _, r := range proxy.Reasons {

@@ -24,6 +24,7 @@ var (
 	Deadline     = &Reason{"deadline", "53300", 503, "the transaction could not finish before its deadline"}
 	Shed         = &Reason{"shed", "53300", 503, "the database is at capacity"}
 	Breaker      = &Reason{"breaker", "57P03", 503, "the database is not answering"}
+	LoginRefused = &Reason{"login_refused", "57P03", 503, "the database does not let weir log in"}
 	Draining     = &Reason{"draining", "57P01", 503, "the proxy is shutting down"}
 	Clients      = &Reason{"clients", "53300", 503, "too many clients are connected"}
 	LoginStorm   = &Reason{"login_storm", "53300", 503, "too many clients are logging in"}
@@ -32,7 +33,7 @@ var (
 )
 
 // Reasons are all of them, in the order of the documentation.
-var Reasons = []*Reason{Rate, QueueFull, QueueTimeout, Deadline, Shed, Breaker, Draining, Clients, LoginStorm, Protocol, NotSupported}
+var Reasons = []*Reason{Rate, QueueFull, QueueTimeout, Deadline, Shed, Breaker, LoginRefused, Draining, Clients, LoginStorm, Protocol, NotSupported}
 
 // Refusal is one decision against one function. Nothing of what it refuses was executed.
 type Refusal struct {
@@ -73,6 +74,27 @@ func (r *Refusal) Hint() string {
 	ms := float64(r.RetryAfter) / float64(time.Millisecond)
 	return fmt.Sprintf("retry after %d ms", max(1, int(ms*(0.75+0.5*rand.Float64()))))
 }
+
+// LoginError says that a server answers, but that weir cannot log in: the operator has to mend something, such as a password or a
+// parameter in the upstream. It says nothing against the server's health, which goes on serving those who are logged in.
+type LoginError struct {
+	SQLSTATE string // as the server said; "": weir would not have it, see upstream.Unsafe
+	Err      error  // for the log and for operators; it has no secret, but may have names
+}
+
+// Kind is what a function may know of it.
+func (e *LoginError) Kind() string {
+	if e.SQLSTATE == "" {
+		return "login broken off by weir: the connection is not safe"
+	}
+	return "login refused by the server (SQLSTATE " + e.SQLSTATE + ")"
+}
+
+// Error says what the server said, too.
+func (e *LoginError) Error() string { return e.Kind() + ": " + e.Err.Error() }
+
+// Unwrap is what pgconn made of it.
+func (e *LoginError) Unwrap() error { return e.Err }
 
 // AsRefusal finds a Refusal in err.
 func AsRefusal(err error) (*Refusal, bool) {

@@ -45,6 +45,8 @@ var PinReasons = []Term{
 	{"advisory_lock", "an advisory lock"},
 	{"load", "a library of LOAD"},
 	{"large_statement", "prepared statements too large to be moved"},
+	{"sequence", "what lastval and currval return"},
+	{"connection", "a connection of dblink"},
 	{PinnedByMode, "pool_mode: session"},
 	{PinnedByReplication, "a walsender of its own"},
 	{PinnedByDoubt, "spoken so that weir cannot tell what the server will answer; the connection goes with the client"},

@@ -22,6 +22,7 @@ import (
 
 	"github.com/weirproxy/weir/internal/scram"
 	"github.com/weirproxy/weir/pgwire"
+	"github.com/weirproxy/weir/upstream"
 )
 
 // conn is a connection that knows just enough of the protocol to log in and to run simple queries. It is meant to be cheap:
@@ -40,24 +41,22 @@ const (
 )
 
 // parseDSN reads a connection string with all that libpq's environment adds to it.
-func parseDSN(text string) (*pgconn.Config, error) {
-	const expected = "expected a postgres:// URL or key=value pairs, as libpq knows them"
+func parseDSN(text string) (*pgconn.Config, *upstream.Upstream, error) {
 	if strings.TrimSpace(text) == "" {
-		return nil, errors.New("is missing; " + expected)
+		return nil, nil, errors.New("is missing; expected " + upstream.Shape)
 	}
-	cfg, err := pgconn.ParseConfig(text)
+	server, err := upstream.Parse(text)
 	if err != nil {
-		// What pgconn complains about follows the string, in which it masks passwords as best it can.
-		return nil, fmt.Errorf("is not a usable connection string (%s); %s",
-			strings.TrimPrefix(err.Error(), pgconn.NewParseConfigError(text, "", nil).Error()), expected)
+		return nil, nil, err
 	}
+	cfg := server.Config()
 	if cfg.ValidateConnect != nil {
-		return nil, errors.New("has target_session_attrs, which a storm does not ask about; name the one host that is meant")
+		return nil, nil, errors.New("has target_session_attrs, which a storm does not ask about; name the one host that is meant")
 	}
 	if cfg.ChannelBinding == "require" {
-		return nil, errors.New("has channel_binding=require, which a storm does not speak; leave it out")
+		return nil, nil, errors.New("has channel_binding=require, which a storm does not speak; leave it out")
 	}
-	return cfg, nil
+	return cfg, server, nil
 }
 
 // route is one way to a server: an address, in clear or with TLS.
@@ -83,8 +82,9 @@ func routes(dsn *pgconn.Config) []route {
 // dialer opens connections over one route.
 type dialer struct {
 	route
-	open func(ctx context.Context, network, address string) (net.Conn, error)
-	keys *scram.Keys
+	open   func(ctx context.Context, network, address string) (net.Conn, error)
+	keys   *scram.Keys
+	server *upstream.Upstream // says what may be shown to whoever answers
 }
 
 // connect dials and logs in, until the deadline or the end of ctx. announce learns of the socket before anything is said.
@@ -122,7 +122,7 @@ func (d *dialer) logIn(socket net.Conn, deadline time.Time, who login) (*conn, e
 	if _, err := c.Write(who.startup()); err != nil {
 		return nil, err
 	}
-	if err := c.authenticate(who, d.keys); err != nil {
+	if err := c.authenticate(who, d.keys, d.server.Policy(d.tls != nil, d.network == "unix")); err != nil {
 		return nil, err
 	}
 	_, refusal, err := c.await()
@@ -216,7 +216,7 @@ const (
 )
 
 // authenticate answers what the server asks for until it is content.
-func (c *conn) authenticate(who login, keys *scram.Keys) error {
+func (c *conn) authenticate(who login, keys *scram.Keys, may upstream.Policy) error {
 	exchange := scram.Exchange{Keys: keys, Password: who.password}
 	for {
 		kind, body, err := c.receive()
@@ -235,8 +235,14 @@ func (c *conn) authenticate(who login, keys *scram.Keys) error {
 		case authOK:
 			return nil
 		case authCleartext:
+			if !may.Password {
+				return upstream.Refuse("password")
+			}
 			answer = append([]byte(who.password), 0)
 		case authMD5:
+			if !may.MD5 {
+				return upstream.Refuse("md5")
+			}
 			answer = append([]byte(md5Answer(who, body)), 0)
 		case authSASL:
 			answer, err = exchange.First(string(body))

@@ -12,6 +12,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 
 	"github.com/weirproxy/weir/internal/yamlfile"
+	"github.com/weirproxy/weir/upstream"
 )
 
 // Bounds of a plan file.
@@ -224,8 +225,10 @@ func readSetting[T any](r *fileReader, settings []setting[T], into *T, path, key
 	}
 	var err error
 	switch key {
-	case "dsn", "password":
+	case "dsn":
 		text, err = r.expand(text)
+	case "password":
+		text, err = r.expandTo(text, func(_, value, _ string) (string, bool) { return value, false })
 	case "sql_file":
 		if !filepath.IsAbs(text) {
 			text = filepath.Join(filepath.Dir(r.file.name), text)
@@ -256,17 +259,28 @@ func phaseList(list *ast.SequenceNode) (text string, ok bool) {
 
 var environment = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
 
-// expand puts the environment's values in the place of ${NAME}. It never tells one.
-func (r *fileReader) expand(text string) (string, error) {
-	var unknown error
-	text = environment.ReplaceAllStringFunc(text, func(name string) string {
-		value, ok := r.env(name[2 : len(name)-1])
-		if !ok && unknown == nil {
-			unknown = fmt.Errorf("%s is not in the environment; expected it to be set", name)
+// expand puts the environment's values in the place of ${NAME}, made fit for a connection string. It never tells one.
+func (r *fileReader) expand(text string) (string, error) { return r.expandTo(text, upstream.Insert) }
+
+// expandTo is expand with values made fit for something else.
+func (r *fileReader) expandTo(text string, insert func(before, value, after string) (string, bool)) (string, error) {
+	var out strings.Builder
+	for {
+		at := environment.FindStringSubmatchIndex(text)
+		if at == nil {
+			out.WriteString(text)
+			return out.String(), nil
 		}
-		return value
-	})
-	return text, unknown
+		name := text[at[2]:at[3]]
+		value, ok := r.env(name)
+		if !ok {
+			return "", fmt.Errorf("${%s} is not in the environment; expected it to be set", name)
+		}
+		out.WriteString(text[:at[0]])
+		text = text[at[1]:]
+		value, _ = insert(out.String(), value, text)
+		out.WriteString(value)
+	}
 }
 
 func scalarText(n ast.Node) (text string, ok bool) {

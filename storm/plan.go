@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/weirproxy/weir/upstream"
 )
 
 // Bounds of what a storm may be: it is a tool that can hurt.
@@ -144,6 +146,7 @@ func (f Function) or(o Function) Function {
 type prepared struct {
 	Plan
 	dsn     *pgconn.Config
+	server  *upstream.Upstream // the same
 	crews   []preparedCaller
 	lasting time.Duration // from the first start that is possible to the last
 }
@@ -163,11 +166,11 @@ func (p Plan) prepare() (*prepared, error) {
 	if err := p.checkNumbers(); err != nil {
 		return nil, err
 	}
-	dsn, err := parseDSN(p.DSN)
+	dsn, server, err := parseDSN(p.DSN)
 	if err != nil {
 		return nil, &Mistake{"dsn", err.Error()}
 	}
-	ready := &prepared{Plan: p, dsn: dsn}
+	ready := &prepared{Plan: p, dsn: dsn, server: server}
 	ready.Callers = slices.Clone(p.Callers) // the caller's slice is not ours to change
 	if err := ready.prepareCallers(); err != nil {
 		return nil, err

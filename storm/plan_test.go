@@ -21,7 +21,7 @@ func TestPlansThatCannotBe(t *testing.T) {
 		want string
 	}{
 		"no DSN":                  {storm.Plan{Load: steady}, "dsn: is missing; expected a postgres:// URL"},
-		"a DSN that is none":      {storm.Plan{DSN: "postgres://a:b@h:x/y", Load: steady}, "dsn: is not a usable connection string"},
+		"a DSN that is none":      {storm.Plan{DSN: "postgres://a:b@h:x/y", Load: steady}, "dsn: has a port that is not a number"},
 		"no load":                 {storm.Plan{DSN: someDSN}, "load: is missing; expected phases"},
 		"a load of nothing":       {storm.Plan{DSN: someDSN, Load: storm.Steady(0, time.Second)}, "load: starts no function"},
 		"a load that is too long": {storm.Plan{DSN: someDSN, Load: storm.Load{Phases: slices.Repeat([]storm.Phase{{From: 1, To: 1, For: time.Hour}}, 2)}}, "load: takes 2h; expected at most 1h"},

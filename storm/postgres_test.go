@@ -46,10 +46,17 @@ func TestWaysToLogIn(t *testing.T) {
 				if !changed {
 					t.Fatalf("DSN %s has no sslmode to change", pg.DSNFor(user))
 				}
-				r := atPostgres(t, storm.Plan{
+				plan := storm.Plan{
 					DSN: dsn + "sslmode=" + sslmode, Load: storm.Together(3),
 					Function: storm.Function{SQL: failsUnless + tls, Deadline: 20 * time.Second},
-				})
+				}
+				if user.Method == pgserver.Password && sslmode != "require" || user.Method == pgserver.MD5 && sslmode == "prefer" {
+					if _, err := storm.Run(t.Context(), plan, nil); err == nil || !strings.Contains(err.Error(), "does not get it") {
+						t.Errorf("whoever answers is told the password: %v", err)
+					}
+					plan.DSN += "&require_auth=" + user.Method
+				}
+				r := atPostgres(t, plan)
 				if r.Good != 3 {
 					t.Errorf("%d of 3 are good; errors %+v", r.Good, r.Errors)
 				}

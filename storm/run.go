@@ -87,7 +87,7 @@ func newRun(ctx context.Context, plan *prepared) *run {
 		over:     make(chan struct{}),
 		perMilli: plan.RowsPerMillisecond,
 	}
-	r.dialer = dialer{open: plan.Dial, keys: scram.NewKeys()}
+	r.dialer = dialer{open: plan.Dial, keys: scram.NewKeys(), server: plan.server}
 	if r.dialer.open == nil {
 		r.dialer.open = (&net.Dialer{}).DialContext
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fleet"
+	"github.com/weirproxy/weir/upstream"
 )
 
 const defaultConfig = "weir.yaml"
@@ -98,7 +99,11 @@ func login(ctx context.Context, name string, r config.Resource) connection {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeouts.Connect)
 	defer cancel()
 	started := time.Now()
-	conn, err := pgconn.Connect(ctx, r.Upstream.Reveal())
+	server, err := upstream.Parse(r.Upstream.Reveal())
+	if err != nil {
+		return connection{name: name, err: err}
+	}
+	conn, err := server.Connect(ctx)
 	if err != nil {
 		return connection{name: name, err: fmt.Errorf("log in to %s: %w", r.Upstream, err)}
 	}

@@ -16,7 +16,11 @@ import (
 func TestCheck(t *testing.T) {
 	t.Setenv("APP_PASSWORD", "app-hush-hush")
 	t.Setenv("DB_PASSWORD", "db-hush-hush")
-	t.Chdir("testdata/check")
+	testdata, err := filepath.Abs("testdata/check")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(filepath.Join(golden.Private(t, "testdata"), "testdata/check"))
 	tests := map[string]int{
 		"fine":     exitOK,
 		"mistakes": exitUsage,
@@ -32,7 +36,7 @@ func TestCheck(t *testing.T) {
 			if strings.Contains(got.stdout, "hush-hush") || strings.Contains(got.stdout, "in-plain-sight") {
 				t.Errorf("a secret is shown:\n%s", got.stdout)
 			}
-			golden.Compare(t, name+".golden", got.stdout)
+			golden.Compare(t, filepath.Join(testdata, name+".golden"), got.stdout)
 		})
 	}
 }

@@ -47,7 +47,7 @@ func (t terminal) complain(format string, args ...any) {
 }
 
 func main() {
-	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(context.Background(), hidePasswords(os.Args[1:]), os.Stdout, os.Stderr))
 }
 
 // run executes one command line and returns the exit code. The end of ctx is to serve and demo what SIGTERM is.

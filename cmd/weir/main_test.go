@@ -14,12 +14,19 @@ import (
 )
 
 // TestMain starts the runtime's watcher for signals, which never ends, so that nobody takes it for a leak.
+//
+// With an entry in the environment the test binary is weir itself, for what needs a process of its own.
 func TestMain(m *testing.M) {
+	if os.Getenv(asWeir) != "" {
+		main()
+	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGHUP)
 	signal.Stop(signals)
 	os.Exit(m.Run())
 }
+
+const asWeir = "WEIR_TEST_AS_WEIR"
 
 // output is what a command wrote and how it ended.
 type output struct {

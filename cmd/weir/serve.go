@@ -16,16 +16,16 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/upstream"
 )
 
 type serveCmd struct {
-	Config   string `xor:"source" placeholder:"FILE" help:"Configuration file (weir.yaml)."`
-	Upstream string `xor:"source" placeholder:"DSN" env:"WEIR_UPSTREAM" help:"Serve this one database with the defaults, without a file."`
-	Listen   string `placeholder:"HOST:PORT" help:"Where functions connect, instead of what the configuration says (127.0.0.1:6432)."`
-	Admin    string `placeholder:"HOST:PORT" help:"Where metrics and health are, instead of what the configuration says (127.0.0.1:8432)."`
+	Config       string `xor:"source" placeholder:"FILE" help:"Configuration file (weir.yaml)."`
+	Upstream     string `xor:"source" placeholder:"DSN" env:"WEIR_UPSTREAM" help:"Serve this one database with the defaults, without a file."`
+	UpstreamFile string `xor:"source" placeholder:"FILE" env:"WEIR_UPSTREAM_FILE" help:"The same, with the DSN in a file."`
+	Listen       string `placeholder:"HOST:PORT" help:"Where functions connect, instead of what the configuration says (127.0.0.1:6432)."`
+	Admin        string `placeholder:"HOST:PORT" help:"Where metrics and health are, instead of what the configuration says (127.0.0.1:8432)."`
 }
 
 // Help is what weir serve --help and the reference say beyond the flags.
@@ -37,7 +37,10 @@ SIGHUP reads the configuration again: users, the authentication method, certific
 comes next, without disturbing anyone. A configuration with a mistake is refused and the old one stays.
 
 With --upstream there is one resource, named like the DSN's database. On a loopback address clients of this machine are
-believed. On any other address they log in as the DSN's user with the DSN's password.`
+believed. On any other address they log in as the DSN's user with the DSN's password.
+
+Other users of the machine can read the command line while weir starts, so a DSN with a password belongs into WEIR_UPSTREAM
+or a file. One that was given with --upstream nevertheless is overwritten there.`
 }
 
 // Run serves until it is told to stop.
@@ -83,9 +86,8 @@ func (c serveCmd) Run(ctx context.Context, term terminal) error {
 
 // load reads the file, or makes up the configuration of a bare upstream.
 func (c serveCmd) load() (*config.Config, config.Problems, error) {
-	if c.Upstream != "" {
-		cfg, err := c.fromUpstream()
-		return cfg, nil, err
+	if c.Upstream != "" || c.UpstreamFile != "" {
+		return c.fromUpstream()
 	}
 	cfg, warnings, err := config.Load(cmp.Or(c.Config, defaultConfig), os.LookupEnv)
 	if err != nil {
@@ -124,24 +126,49 @@ func statError(path string) error {
 
 // fromUpstream serves one database. Whoever can reach a port of other machines has to prove that he knows the DSN's
 // password: weir must not open a database that was closed.
-func (c serveCmd) fromUpstream() (*config.Config, error) {
-	cfg, err := config.FromUpstream(c.Upstream)
+func (c serveCmd) fromUpstream() (*config.Config, config.Problems, error) {
+	source, text, err := c.upstream()
 	if err != nil {
-		return nil, usageError{err}
+		return nil, nil, usageError{err}
+	}
+	cfg, warnings, err := config.FromUpstream(source, text)
+	if err != nil {
+		return nil, nil, usageError{err}
 	}
 	if err := c.override(cfg); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if isLoopback(cfg.Listen) {
-		return cfg, nil
+		return cfg, warnings, nil
 	}
-	dsn, err := pgconn.ParseConfig(c.Upstream)
-	if err != nil || dsn.User == "" || dsn.Password == "" {
-		return nil, usageError{fmt.Errorf("--listen %s can be reached from other machines, and --upstream has no user and password for them to log in with; use a loopback address, or --config with users", c.Listen)}
+	dsn, err := upstream.Parse(text)
+	if err != nil || dsn.User() == "" || dsn.Password() == "" {
+		return nil, nil, usageError{fmt.Errorf("--listen %s can be reached from other machines, and --upstream has no user and password for them to log in with; use a loopback address, or --config with users", c.Listen)}
 	}
 	cfg.Auth.Method = config.AuthSCRAM
-	cfg.Users = map[string]config.User{dsn.User: {Password: config.NewSecret(dsn.Password)}}
-	return cfg, nil
+	cfg.Users = map[string]config.User{dsn.User(): {Password: config.NewSecret(dsn.Password())}}
+	return cfg, warnings, nil
+}
+
+// upstream is the DSN, and where it is from.
+func (c serveCmd) upstream() (source, text string, err error) {
+	if c.UpstreamFile == "" {
+		if os.Getenv("WEIR_UPSTREAM") == c.Upstream {
+			return "WEIR_UPSTREAM", c.Upstream, nil
+		}
+		return config.CommandLine, c.Upstream, nil
+	}
+	text, err = readDSN(c.UpstreamFile)
+	if err != nil {
+		return "", "", fmt.Errorf("--upstream-file: %w", err)
+	}
+	return c.UpstreamFile, text, nil
+}
+
+// readDSN reads a file with nothing but a DSN.
+func readDSN(file string) (string, error) {
+	data, err := os.ReadFile(file)
+	return strings.TrimSpace(string(data)), err
 }
 
 func isLoopback(address string) bool {

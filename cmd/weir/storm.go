@@ -17,6 +17,7 @@ import (
 
 type stormCmd struct {
 	DSN     string `name:"dsn" placeholder:"DSN" help:"The database or pooler that is to suffer; there is no default."`
+	DSNFile string `name:"dsn-file" placeholder:"FILE" help:"The same, in a file: other users of the machine may read a command line."`
 	Compare string `placeholder:"NAME=DSN,..." help:"Several of them in turn, with the same functions at the same moments: weir=postgres://...,direct=postgres://..."`
 	Plan    string `placeholder:"FILE" help:"The whole storm in a file (YAML); flags override what is in it."`
 
@@ -92,6 +93,13 @@ func (c stormCmd) read() (storm.Plan, []storm.Target, error) {
 		if file, err = storm.ParseFile(c.Plan, data, os.LookupEnv); err != nil {
 			return storm.Plan{}, nil, err
 		}
+	}
+	if c.DSNFile != "" {
+		dsn, err := readDSN(c.DSNFile)
+		if err != nil {
+			return storm.Plan{}, nil, fmt.Errorf("--dsn-file: %w", err)
+		}
+		c.DSN = dsn
 	}
 	plan := file.Plan
 	if err := c.override(&plan); err != nil {

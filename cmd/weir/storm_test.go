@@ -87,7 +87,7 @@ func TestStormsThatCannotBe(t *testing.T) {
 		"a caller that is none":  {[]string{"--dsn=" + nowhere, "--load=5/s for 1s", "--caller=checkout"}, exitUsage, `weir: --caller: "checkout" is not a key=value pair`},
 		"SQL that is not there":  {[]string{"--dsn=" + nowhere, "--load=5/s for 1s", "--sql=gone.sql"}, exitUsage, "weir: --sql: stat gone.sql: no such file"},
 		"nothing to compare":     {[]string{"--compare=weir", "--load=5/s for 1s"}, exitUsage, "weir: --compare: expected URLs with commas between"},
-		"a bad DSN to compare":   {[]string{"--compare=a=" + nowhere + ",b=postgres://h:x/", "--load=5/s for 1s"}, exitUsage, "weir: --compare: the DSN of b is not a usable connection string"},
+		"a bad DSN to compare":   {[]string{"--compare=a=" + nowhere + ",b=postgres://h:x/", "--load=5/s for 1s"}, exitUsage, "weir: --compare: the DSN of b has a port that is not a number"},
 		"a mistake in the plan":  {[]string{"--plan=" + plan}, exitUsage, "weir: " + plan + `:3:11: deadline: "soon" is not a duration`},
 		"a plan that is missing": {[]string{"--plan=gone.yaml"}, exitUsage, "weir: --plan: open gone.yaml: no such file"},
 		"a file that cannot be":  {[]string{"--dsn=" + nowhere, "--load=5/s for 1s", "--html=" + t.TempDir()}, exitUsage, "weir: --html: open "},

@@ -15,8 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/weirproxy/weir/admin"
 	"github.com/weirproxy/weir/auth"
 	"github.com/weirproxy/weir/breaker"
@@ -31,7 +29,7 @@ import (
 // listener. It owns all of them.
 type weir struct {
 	log   *slog.Logger
-	key   auth.Key     // kept over reloads, so that what a stranger is shown does not change with them
+	mock  mockKey
 	fleet *fleet.Fleet // nil: this process is the whole fleet
 	gates map[string]*gate
 
@@ -42,8 +40,12 @@ type weir struct {
 	clients net.Listener
 	admins  net.Listener
 
-	running sync.WaitGroup // serveClients, serveAdmin
-	failed  chan error     // why a listener ended by itself
+	running      sync.WaitGroup // serveClients, serveAdmin, keepAgreeing
+	stopAgreeing func()         // nil: nothing to stop
+	failed       chan error     // why a listener ended by itself
+
+	reloading sync.Mutex     // guards what follows, and is held while the server takes over options
+	cfg       *config.Config // in force
 }
 
 // gate is what decides about one resource, and the parts of it that others speak to.
@@ -56,7 +58,7 @@ type gate struct {
 // startWeir opens what cfg names and serves until shutdown or close. A database or a Redis that does not answer is no
 // reason not to start: functions are told, and /readyz says so.
 func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slog.Logger) (_ *weir, err error) {
-	w := &weir{log: log, key: mockKey(cfg), gates: map[string]*gate{}, refusals: proxy.NewRefusals(), failed: make(chan error, 2)}
+	w := &weir{log: log, mock: newMockKey(), gates: map[string]*gate{}, refusals: proxy.NewRefusals(), failed: make(chan error, 2)}
 	defer func() {
 		if err != nil {
 			w.close()
@@ -72,7 +74,9 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 		w.gates[name] = w.newGate(name, r)
 	}
 	w.fleet.Subscribe(w.hear)
+	w.mock.agree(ctx, w.fleet, log)
 
+	w.cfg = cfg
 	options, err := w.options(cfg)
 	if err != nil {
 		return nil, err
@@ -83,15 +87,16 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 		return nil, err
 	}
 	w.admin = admin.New(admin.Options{
-		ReadToken:  cfg.Admin.ReadToken.Reveal(),
-		WriteToken: cfg.Admin.WriteToken.Reveal(),
-		Version:    buildVersion(),
-		Stats:      w.server.Stats,
-		Fleet:      w.fleetStats,
-		Sessions:   w.server.Sessions,
-		Refusals:   w.refusals,
-		Ready:      w.server.Ready,
-		Log:        log,
+		ReadToken:    cfg.Admin.ReadToken.Reveal(),
+		WriteToken:   cfg.Admin.WriteToken.Reveal(),
+		LocalProfile: cfg.Admin.Pprof,
+		Version:      buildVersion(),
+		Stats:        w.server.Stats,
+		Fleet:        w.fleetStats,
+		Sessions:     w.server.Sessions,
+		Refusals:     w.refusals,
+		Ready:        w.server.Ready,
+		Log:          log,
 	})
 	if w.admins, err = net.Listen("tcp", cfg.Admin.Listen); err != nil {
 		return nil, fmt.Errorf("admin.listen: %w", err)
@@ -101,6 +106,11 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 	}
 	w.running.Go(w.serveAdmin)
 	w.running.Go(w.serveClients)
+	if w.fleet != nil {
+		agreeing, stop := context.WithCancel(context.WithoutCancel(ctx))
+		w.stopAgreeing = stop
+		w.running.Go(func() { w.keepAgreeing(agreeing) })
+	}
 	return w, nil
 }
 
@@ -139,6 +149,9 @@ func (w *weir) close() {
 	}
 	if w.admins != nil {
 		w.admins.Close()
+	}
+	if w.stopAgreeing != nil {
+		w.stopAgreeing()
 	}
 	w.running.Wait()
 	for _, g := range w.gates {
@@ -211,7 +224,7 @@ func (w *weir) fleetStats() admin.FleetStats {
 
 // options are what the server is told, at the start and at each reload.
 func (w *weir) options(cfg *config.Config) (postgres.Options, error) {
-	users, err := newUsers(cfg, w.key)
+	users, err := newUsers(cfg, w.mock.keyFor(cfg))
 	if err != nil {
 		return postgres.Options{}, err
 	}
@@ -251,6 +264,8 @@ func (w *weir) options(cfg *config.Config) (postgres.Options, error) {
 
 // reload takes over what can change while clients are connected, and on error nothing.
 func (w *weir) reload(old, cfg *config.Config) error {
+	w.reloading.Lock()
+	defer w.reloading.Unlock()
 	options, err := w.options(cfg)
 	if err != nil {
 		return err
@@ -258,6 +273,7 @@ func (w *weir) reload(old, cfg *config.Config) error {
 	if err := w.server.Reload(options); err != nil {
 		return err
 	}
+	w.cfg = cfg
 	if keys := needRestart(old, cfg); len(keys) > 0 {
 		w.log.Warn("configuration: changes of these take effect after a restart", "keys", keys)
 	}
@@ -287,6 +303,10 @@ func needRestart(old, cfg *config.Config) (keys []string) {
 func newUsers(cfg *config.Config, key auth.Key) (*auth.Users, error) {
 	secrets := map[string]auth.Secret{}
 	for name, user := range cfg.Users {
+		secrets[name] = auth.Secret{} // no password: may log in with trust only, as the check of the configuration has seen to
+		if user.Password.IsZero() {
+			continue
+		}
 		secret, err := auth.ParseSecret(user.Password.Reveal())
 		if err != nil {
 			return nil, fmt.Errorf("users.%s.password: %w", name, err)
@@ -294,19 +314,6 @@ func newUsers(cfg *config.Config, key auth.Key) (*auth.Users, error) {
 		secrets[name] = secret
 	}
 	return auth.NewUsers(auth.Method(cfg.Auth.Method), key, secrets)
-}
-
-// mockKey makes up the salts that strangers are shown. All weirs of a fleet, and each after a restart, should show the
-// same, so it comes from a secret that they share: the upstreams' passwords. Without any it is random.
-func mockKey(cfg *config.Config) auth.Key {
-	var secret []byte
-	for _, name := range slices.Sorted(maps.Keys(cfg.Resources)) {
-		dsn, err := pgconn.ParseConfig(cfg.Resources[name].Upstream.Reveal())
-		if err == nil && dsn.Password != "" {
-			secret = fmt.Appendf(secret, "%q", dsn.Password)
-		}
-	}
-	return auth.KeyFrom(secret)
 }
 
 // newID tells people which weir of the fleet this is.

@@ -32,15 +32,18 @@ var allowed = map[string][]string{
 	"internal/yamlfile": {},
 
 	"pool":           {"eventloop", "pgwire"},
-	"config":         {"breaker", "fleet", "internal/yamlfile", "limiter", "pool"}, // their Config structs
-	"proxy":          {"breaker", "limiter"},                                       // what all protocols share
-	"proxy/postgres": {"auth", "breaker", "eventloop", "limiter", "pgwire", "pool", "proxy"},
+	"upstream":       {"auth"},                                                                         // how SCRAM takes a password
+	"config":         {"auth", "breaker", "fleet", "internal/yamlfile", "limiter", "pool", "upstream"}, // their Config structs
+	"proxy":          {"breaker", "limiter"},                                                           // what all protocols share
+	"proxy/postgres": {"auth", "breaker", "eventloop", "limiter", "pgwire", "pool", "proxy", "proxy/postgres/sqltext", "upstream"},
 	"admin":          {"proxy"},
+
+	"proxy/postgres/sqltext": {},
 
 	"cmd/weir": {anything},
 
-	"internal/scram": {},
-	"storm":          {"internal/scram", "internal/yamlfile", "pgwire"}, // measures us and others from outside
+	"internal/scram": {"auth"},                                                      // how it takes a password
+	"storm":          {"internal/scram", "internal/yamlfile", "pgwire", "upstream"}, // measures us and others from outside
 
 	// Help for tests, benchmarks and the demo.
 	"internal/bench":        {"internal/scram", "storm"},

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/text/secure/precis"
+	"github.com/weirproxy/weir/auth"
 )
 
 // Method is the name of the mechanism.
@@ -124,10 +124,7 @@ func (k *Keys) salted(password, salt string, iterations int) ([]byte, error) {
 	if err != nil {
 		return nil, errChallenge
 	}
-	if prepared, err := precis.OpaqueString.String(password); err == nil { // otherwise as it is, like libpq
-		password = prepared
-	}
-	if key, err = pbkdf2.Key(sha256.New, password, raw, iterations, sha256.Size); err != nil {
+	if key, err = pbkdf2.Key(sha256.New, auth.Prepare(password), raw, iterations, sha256.Size); err != nil {
 		return nil, err
 	}
 	k.mu.Lock()

@@ -32,7 +32,9 @@ type content struct {
 	types       atomic.Pointer[string] // of its parameters, as ParameterDescription has them; nil: nobody was told them
 	plan        string                 // the settings: see pool.Profile.Plan
 	text        string                 // the body of Parse behind the name; empty when too long to keep
-	found       touch                  // what executing it leaves in the session
+	found       touch                  // what executing it may leave in the session
+	plain       touch                  // or surely does
+	names       []string               // of parameters that it sets, and that have to be asked for by name
 	common      atomic.Bool            // was asked for more than once
 	ends        bool                   // it is COMMIT or ROLLBACK
 	resets      bool                   // it may bring back what was set at startup
@@ -68,7 +70,7 @@ func newContent(number uint64, plan, text string) *content {
 	words.begin()
 	words.feed(sql)
 	words.end()
-	c.found, _ = words.found.settled(sql)
+	c.found, c.plain, c.names = words.found.settled(sql)
 	c.alters = changesSchema(sql, c.found)
 	c.forgets = words.forget
 	c.tampers = mayTamper(sql, c.found, c.forgets)

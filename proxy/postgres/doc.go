@@ -17,6 +17,9 @@
 //	outdated.go    when a table was altered since
 //	deallocate.go  SQL's DEALLOCATE of such a statement
 //	execute.go     SQL's EXECUTE of one
+//	sqltext        the words and strings of SQL
+//	reading.go     what do they say?
+//	sequence.go    what lastval returns
 //	touch.go       could a statement leave something behind in the session?
 //	pinning.go     may it? What becomes of sessions that would keep their server connection
 //	parameters.go  which run-time parameters does it set?

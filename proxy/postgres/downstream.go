@@ -227,7 +227,7 @@ func (k *link) hearReady(body []byte) error {
 // to the next Sync.
 func (k *link) hearError(body []byte) {
 	e := pgwire.ParseError(body)
-	k.spoiled = true
+	k.spoiled, k.plainly.failed = true, true
 	switch {
 	case k.answers.inquired():
 		k.inquiry.failed = true
@@ -306,10 +306,12 @@ func (k *link) hearCopyIn() {
 
 // Tags of commands after which no prepared statement is left.
 var (
-	tagReset         = []byte("RESET\x00")
-	tagDeallocate    = []byte("DEALLOCATE\x00")
-	tagDiscardAll    = []byte("DISCARD ALL\x00")
-	tagDeallocateAll = []byte("DEALLOCATE ALL\x00")
+	tagReset      = []byte("RESET\x00")
+	tagDeallocate = []byte("DEALLOCATE\x00")
+	tagDiscardAll = []byte("DISCARD ALL\x00")
+
+	tagDiscardSequences = []byte("DISCARD SEQUENCES\x00")
+	tagDeallocateAll    = []byte("DEALLOCATE ALL\x00")
 )
 
 func (k *link) hearCommand(tag []byte) {
@@ -329,6 +331,8 @@ func (k *link) hearCommand(tag []byte) {
 		k.hearDeallocated()
 	case bytes.Equal(tag, tagDeallocateAll):
 		k.allDeallocated()
+	case bytes.Equal(tag, tagDiscardSequences):
+		k.pin(k.pinned &^ touchSequence)
 	case bytes.Equal(tag, tagDiscardAll):
 		k.allDeallocated()
 		k.allDiscarded()
@@ -340,11 +344,11 @@ func (k *link) hearCommand(tag []byte) {
 func (k *link) allDiscarded() {
 	k.server.Discarded()
 	k.session.profile = k.session.startup
-	k.restore, k.words.reset = true, true
+	k.restore, k.words.reset, k.vague, k.foreign = true, true, false, false
 	k.changed = false
 	if pending := k.answers.pending(); len(pending) == 1 && pending[0].kind == queried && !k.unsynced { // nothing is behind it
-		k.words.found, k.names = 0, k.names[:0]
-		k.pin(0)
+		k.words.found, k.names = k.words.found&touchForever, k.names[:0]
+		k.pin(k.pinned & touchForever)
 	}
 }
 

@@ -3,7 +3,6 @@ package postgres
 import (
 	"encoding/binary"
 	"slices"
-	"strings"
 
 	"github.com/weirproxy/weir/pgwire"
 	"github.com/weirproxy/weir/pool"
@@ -19,61 +18,40 @@ type inquiry struct {
 	failed   bool
 }
 
-// questions are, for what a session may have, queries of a row for each: the label, and for parameters a name and a value.
+// questions are asked for what a session may have, under the labels of metrics.
 var questions = []struct {
 	about touch
-	sql   string
+	ask   func(label string) pool.Query
 }{
-	{touchSet, "SELECT 'set', name, setting FROM pg_catalog.pg_settings WHERE source = 'session' AND pg_catalog.left(name, 12) <> 'transaction_'" +
-		" UNION ALL SELECT 'set', name, pg_catalog.current_setting(name) FROM (VALUES ('role'), ('session_authorization')) AS v(name)"},
-	{touchPrepare, exists("prepare", "pg_catalog.pg_prepared_statements WHERE from_sql")},
-	{touchListen, exists("listen", "pg_catalog.pg_listening_channels()")},
-	{touchTemp, exists("temp_table", "pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND refobjid = pg_catalog.pg_my_temp_schema()")},
-	{touchCursor, exists("cursor_with_hold", "pg_catalog.pg_cursors WHERE is_holdable")},
-	{touchLock, exists("advisory_lock", "pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()")},
-}
-
-func exists(label, what string) string {
-	return "SELECT '" + label + "', '', '' WHERE EXISTS (SELECT FROM " + what + ")"
-}
-
-// named asks for parameters that the server does not list.
-func named(names []string) string {
-	quoted := make([]string, len(names))
-	for i, n := range names {
-		quoted[i] = "(" + pool.QuoteString(n) + ")"
-	}
-	return "SELECT 'set', name, pg_catalog.current_setting(name, true) FROM (VALUES " + strings.Join(quoted, ",") + ") AS v(name)" +
-		" WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
+	{touchSet, pool.SettingsSet},
+	{touchPrepare, pool.AnyPrepared},
+	{touchListen, pool.AnyListening},
+	{touchTemp, pool.AnyTemporary},
+	{touchCursor, pool.AnyHoldable},
+	{touchLock, pool.AnyLock},
 }
 
 // inquire asks the server what there is of about. The transaction is over, and its client may go on as soon as the answer has
 // come.
 func (k *link) inquire(about touch) {
 	k.rest()
-	var sql strings.Builder
-	add := func(query string) {
-		if sql.Len() > 0 {
-			sql.WriteString(" UNION ALL ")
-		}
-		sql.WriteString(query)
-	}
+	var all []pool.Query
 	for _, q := range questions {
 		if about&q.about != 0 {
-			add(q.sql)
+			all = append(all, q.ask(q.about.String()))
 		}
 	}
 	if about&touchSet != 0 {
 		k.name(k.server.Settings.Unlisted())
 		if len(k.names) > 0 {
-			add(named(k.names))
+			all = append(all, pool.SettingsNamed(touchSet.String(), k.names))
 		}
 	}
 	k.inquiry = inquiry{about: about}
 	k.held = true
 	k.answers.push(answer{kind: asked, ours: true})
 	k.server.Prepared.Unnamed = 0
-	k.write(pgwire.AppendQuery(nil, sql.String()))
+	k.write(pgwire.AppendQuery(nil, pool.Ask(all)))
 }
 
 // hearRow takes note of a row of the answer, whose body may be cut short.
@@ -135,7 +113,8 @@ func (k *link) conclude() {
 	if q.failed {
 		q.found = q.about
 	}
-	if q.about&touchUnnamed != 0 {
+	k.vague = k.vague || q.about&touchUnnamed != 0
+	if k.vague && q.about&touchSet != 0 {
 		q.found |= touchSet
 	}
 	if k.keepFor((k.pinned&^q.about | q.found) & touchPins); s.dead {

@@ -71,7 +71,7 @@ func (p *tap) count(what string) int {
 	return bytes.Count(p.heard.Bytes(), []byte(what))
 }
 
-const inquiring = "SELECT 'set', name, setting FROM"
+const inquiring = "FROM pg_catalog.pg_settings WHERE source"
 
 // What many sessions say alike the server is asked about once, and they all have what they have set.
 func TestTheServerIsAskedOnceWhatSetsLeadTo(t *testing.T) {

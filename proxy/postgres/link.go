@@ -92,6 +92,8 @@ type link struct {
 	told           []pool.Setting // what the client was told of parameters in this transaction, the latest last
 	inquiry        inquiry        // what the session is asked about between transactions
 
+	foreign   bool  // the server connection was another session's, and remembers what that has drawn from sequences
+	vague     bool  // parameters were set whose names are not known: only DISCARD ALL ends that
 	pinned    touch // session state that keeps the server connection
 	changed   bool  // a run-time parameter was reported to have changed
 	admitNext bool  // the next message begins a transaction that has not been admitted
@@ -159,18 +161,25 @@ func (k *link) start(server *pool.Server) {
 }
 
 // putBack drops all that another session may have left on the server connection, noticed or not, where the configuration wants that; or
-// what is prepared, where a function may have changed that.
+// what is prepared, where a function may have changed that; or what was drawn from sequences, where somebody asks for it.
 func (k *link) putBack() {
-	s, last := k.session, k.server.Borrower
+	s, r, last := k.session, k.session.resource, k.server.Borrower
 	k.server.Borrower = s.number
-	switch {
-	case s.resource.mode == Session, last == 0, last == s.number: // in that mode it was done when it came back
-	case s.resource.reset == ResetAlways:
+	if r.mode == Session || last == 0 || last == s.number { // in that mode it was done when it came back
+		return
+	}
+	if r.reset == ResetAlways {
 		k.upOut = k.server.AppendDiscard(k.upOut)
 		k.awaitPrelude()
-	case s.resource.wary.Load():
+		return
+	}
+	if r.wary.Load() {
 		k.server.Prepared.Clear()
-		k.upOut = pgwire.AppendQuery(k.upOut, "DEALLOCATE ALL")
+		k.upOut = pool.AppendDeallocateAll(k.upOut)
+		k.awaitPrelude()
+	}
+	if k.foreign = !r.sequences.Load(); !k.foreign {
+		k.upOut = pool.AppendDiscardSequences(k.upOut)
 		k.awaitPrelude()
 	}
 }
@@ -396,7 +405,7 @@ func (k *link) abandon() {
 	}
 	k.observe()
 	server := k.server
-	touched := (k.pinned | k.words.found | k.outer) &^ touchLocal
+	touched := (k.pinned | k.words.found | k.outer) &^ (touchLocal | touchCreate)
 	left := pool.Leftover{
 		Owed:     k.answers.owed(),
 		Status:   k.status,
@@ -406,7 +415,7 @@ func (k *link) abandon() {
 		Extended: k.copyParsed || !k.answers.has(queried),
 		Dirty:    touched != 0 || k.changed || k.answers.settings() || k.settingsFailed != nil || s.resource.mode == Session,
 		Cancel:   !k.answers.inquired(),
-		Broken:   k.fatal || k.doubtful || k.upSkip > 0 || len(k.upOut) > 0 || touched&touchLoad != 0,
+		Broken:   k.fatal || k.doubtful || k.upSkip > 0 || len(k.upOut) > 0 || touched&touchForever != 0,
 		Carry:    k.carry,
 		Skip:     k.downSkip,
 	}

@@ -277,6 +277,9 @@ func linger(conn net.Conn, socket *eventloop.Stream) {
 // greetError says why the resource cannot be used, in the server's own words where it said something about the client's
 // parameters.
 func (r *resource) greetError(err error, waited time.Duration) error {
+	if refused := (*proxy.LoginError)(nil); errors.As(err, &refused) { // of the upstream's own login, not of this client's parameters
+		return r.gate.BreakerRefusal(nil, err, waited)
+	}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && aboutParameters(pgErr.Code) {
 		return &pgwire.Error{Code: pgErr.Code, Message: pgErr.Message, Detail: pgErr.Detail, Hint: pgErr.Hint}
@@ -290,6 +293,9 @@ func (r *resource) greetError(err error, waited time.Duration) error {
 	if c := r.pool.Budget().Counts(); errors.Is(err, context.DeadlineExceeded) && c.Used > 0 && r.gate.Answering() == nil {
 		return r.gate.QueueRefusal(nil, proxy.QueueTimeout, "connections", waited, r.queue.Wait,
 			fmt.Sprintf("%d in use", c.Used), fmt.Sprint(r.pool.Budget().Max()))
+	}
+	if refused := loginError(err); refused != nil {
+		err = refused
 	}
 	return r.gate.BreakerRefusal(nil, err, waited)
 }

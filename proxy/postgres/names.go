@@ -2,7 +2,8 @@ package postgres
 
 import (
 	"bytes"
-	"math/rand/v2"
+	"crypto/rand"
+	"encoding/binary"
 	"strconv"
 	"strings"
 
@@ -32,7 +33,9 @@ var namePrefix = drawPrefix(weir + "_")
 
 // drawPrefix draws what names begin with.
 func drawPrefix(before string) string {
-	return before + strings.ToUpper(strconv.FormatUint(rand.Uint64(), 36)) + "_"
+	var random [8]byte
+	_, _ = rand.Read(random[:]) // never fails; names of which some were seen must not tell the next
+	return before + strings.ToUpper(strconv.FormatUint(binary.NativeEndian.Uint64(random[:]), 36)) + "_"
 }
 
 // prefix is what the names of statements on the server connection begin with.

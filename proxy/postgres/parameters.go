@@ -239,9 +239,9 @@ func literal(argument string) (text string, ok bool) {
 	return text, !strings.Contains(text, "'")
 }
 
-// settled replaces what was found of run-time parameters in a text by what it says about them; nil stands for a text that was
+// settledByWords replaces what was found of run-time parameters in a text by what its words say about them; nil stands for a text that was
 // not kept. names are those that have to be asked for.
-func (t touch) settled(text []byte) (found touch, names []string) {
+func (t touch) settledByWords(text []byte) (found touch, names []string) {
 	if t&(touchSet|touchConfig) == 0 {
 		return t, nil
 	}

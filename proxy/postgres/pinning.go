@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"strings"
 
 	"github.com/weirproxy/weir/pgwire"
@@ -50,8 +51,7 @@ func (r *resource) refused(t touch) touch {
 // raise is a statement that has the server refuse, so that it comes at its place among the answers and fails the transaction.
 func (r *resource) raise(t touch) string {
 	e := r.pinRefusal(t)
-	return "DO $weir$BEGIN RAISE EXCEPTION USING ERRCODE = " + pool.QuoteString(e.Code) + ", MESSAGE = " + pool.QuoteString(e.Message) +
-		", HINT = " + pool.QuoteString(e.Hint) + "; END$weir$"
+	return pool.Raise(e.Code, e.Message, e.Hint)
 }
 
 // refuseQuery has the server refuse a Query at i that would leave what may not be left. One that has not come whole is refused once
@@ -66,7 +66,8 @@ func (k *link) refuseQuery(r *rewriting, i, body int) (used int, is bool) {
 	words.begin()
 	words.feed(m[pgwire.HeaderSize:][:body])
 	words.end()
-	t := s.resource.refused(words.found)
+	_, plain, _ := words.found.settled(bytes.TrimSuffix(m[pgwire.HeaderSize:][:body], []byte{0}))
+	t := s.resource.refused(plain)
 	if t == 0 {
 		return 0, false
 	}
@@ -81,7 +82,7 @@ func (k *link) refuseQuery(r *rewriting, i, body int) (used int, is bool) {
 // statement that fails when it is executed.
 func (k *link) refuseBind(r *rewriting, i, before, body int, c *content) (is bool) {
 	s := k.session
-	t := s.resource.refused(c.found)
+	t := s.resource.refused(c.plain)
 	if t == 0 || len(r.chunk)-i < pgwire.HeaderSize+body {
 		return false
 	}

@@ -57,6 +57,7 @@ type plainly struct {
 	statements int    // how many were sent, with anything that there was
 	set        []byte // the plain SET among them
 	done       int    // how many SETs the server has said to have done
+	failed     bool   // something has failed, so that none of them need hold
 }
 
 // readSet notes the text of the statement that was sent last, in which t was found.
@@ -72,7 +73,7 @@ func (p *plainly) reset() { *p = plainly{set: p.set[:0]} }
 // outcomeKey is the key of the transaction's outcome, nil if that may be another one the next time.
 func (k *link) outcomeKey(about touch) []byte {
 	p, was := &k.plainly, k.session.profile
-	if about != touchSet || p.statements != 1 || p.done != 1 || len(p.set) == 0 || k.pinned != 0 ||
+	if about != touchSet || p.failed || p.statements != 1 || p.done != 1 || len(p.set) == 0 || k.pinned != 0 ||
 		k.server.Settings != was.Settings || was.Settings.Has("role") || was.Settings.Has("session_authorization") {
 		return nil
 	}

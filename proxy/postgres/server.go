@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -22,6 +23,7 @@ import (
 	"github.com/weirproxy/weir/limiter"
 	"github.com/weirproxy/weir/pool"
 	"github.com/weirproxy/weir/proxy"
+	"github.com/weirproxy/weir/upstream"
 )
 
 // PoolMode says for how long a client keeps a server connection.
@@ -153,8 +155,11 @@ type resource struct {
 	outcomes    outcomes
 	schema      atomic.Uint64          // counts what is known to have changed the schema
 	maxAge      time.Duration          // of the contents that clients are given
+	sequences   atomic.Bool            // sessions ask what was drawn from sequences: see link.putBack
 	wary        atomic.Bool            // a function was created that may change what is prepared
 	outdated    atomic.Pointer[[]byte] // how a server says that a statement is outdated; nil: none ever was
+
+	refusedLogin atomic.Pointer[refusedLogin] // nil: the latest dial was not refused
 }
 
 // Defaults of what Options leave out.
@@ -227,11 +232,11 @@ func cmpOr(a, b int) int {
 }
 
 func (s *Server) addResource(o ResourceOptions) error {
-	cfg, err := pgconn.ParseConfig(o.Upstream)
+	server, err := upstream.Parse(o.Upstream)
 	if err != nil {
 		return err
 	}
-	r := &resource{name: o.Name, database: cfg.Database, mode: o.Mode, pinning: o.Pinning, reset: o.Reset, maxAge: o.MaxAge, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
+	r := &resource{name: o.Name, database: server.Database(), mode: o.Mode, pinning: o.Pinning, reset: o.Reset, maxAge: o.MaxAge, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
 	if r.mode == "" {
 		r.mode = Transaction
 	}
@@ -240,10 +245,72 @@ func (s *Server) addResource(o ResourceOptions) error {
 	}
 	r.queueLength = o.Queue.Room(o.Pool.Connections)
 	budget := pool.NewBudget(o.Pool, s.loops, s.log.With("resource", o.Name))
-	r.pool = budget.NewPool(pool.Dial(cfg), r.dialed)
-	r.pool.Require(pool.SessionAttrs(cfg))
+	r.pool = budget.NewPool(dialTo(server), r.dialed)
+	r.pool.Require(pool.SessionAttrs(server.Config()))
 	s.resources[o.Name] = r
 	return nil
+}
+
+// dialTo opens connections to the server, every option of its connection string honoured.
+func dialTo(server *upstream.Upstream) pool.DialFunc {
+	return func(ctx context.Context, extra []pool.Setting) (*pool.Dialed, error) {
+		d, err := pool.Dial(server.Config())(ctx, extra)
+		return d, server.Explain(err)
+	}
+}
+
+// refusedLoginHolds is how long a refused login keeps a weir from being ready. Then the next client finds out whether the operator
+// has mended it: without one nobody dials.
+const refusedLoginHolds = 10 * time.Second
+
+// refusedLogin is the latest dial of a resource, if it was refused.
+type refusedLogin struct {
+	err *proxy.LoginError
+	at  time.Time
+}
+
+// loginError finds out whether a server that was dialled answers but does not let weir in, or nil. What it says of its own state
+// (shutting down, full, broken) is none of that.
+func loginError(err error) *proxy.LoginError {
+	if unsafe := (*upstream.Unsafe)(nil); errors.As(err, &unsafe) {
+		return &proxy.LoginError{Err: err}
+	}
+	pgErr := (*pgconn.PgError)(nil)
+	if !errors.As(err, &pgErr) || len(pgErr.Code) != 5 || cmp.Or(pgErr.SeverityUnlocalized, pgErr.Severity) != "FATAL" {
+		return nil
+	}
+	switch pgErr.Code[:2] {
+	case "08", "53", "57", "58", "XX":
+		return nil
+	}
+	return &proxy.LoginError{SQLSTATE: pgErr.Code, Err: err}
+}
+
+// loginRefused deals with a dial whose login was refused. That says nothing against the server's health: the breaker stays out of
+// it, and who waits goes on waiting for the connections that there are. Without any there is nothing to wait for.
+func (r *resource) loginRefused(err *proxy.LoginError) {
+	r.refusedLogin.Store(&refusedLogin{err, time.Now()})
+	if err.SQLSTATE != "" {
+		_ = r.gate.Dialed(nil) // it answers
+	}
+	if c := r.pool.Budget().Counts(); c.Idle+c.Used == 0 {
+		r.pool.Refuse(err)
+	}
+}
+
+// answering is nil, or why nobody can be served.
+func (r *resource) answering() error {
+	if err := r.gate.Answering(); err != nil {
+		return err
+	}
+	refused := r.refusedLogin.Load()
+	if refused == nil || time.Since(refused.at) > refusedLoginHolds {
+		return nil
+	}
+	if c := r.pool.Budget().Counts(); c.Idle+c.Used > 0 {
+		return nil
+	}
+	return refused.err
 }
 
 // dialed passes the outcome of a dial to the breaker. When that makes it open, nobody needs to wait any longer. A server that
@@ -252,6 +319,11 @@ func (r *resource) dialed(err error) {
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Code == tooManyConnections {
 		return
 	}
+	if refused := loginError(err); refused != nil {
+		r.loginRefused(refused)
+		return
+	}
+	r.refusedLogin.Store(nil)
 	if open := r.gate.Dialed(err); open != nil {
 		r.pool.Refuse(open)
 	}
@@ -494,7 +566,7 @@ func (s *Server) Ready() error {
 	}
 	var all error
 	for _, r := range s.resources {
-		if err := r.gate.Answering(); err != nil {
+		if err := r.answering(); err != nil {
 			all = errors.Join(all, fmt.Errorf("resource %s: %w", r.name, err))
 		}
 	}

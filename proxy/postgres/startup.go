@@ -347,9 +347,10 @@ func splitOptions(s string) (words []string) {
 	in := false
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
-		case c == '\\' && i+1 < len(s):
-			i++
-			word.WriteByte(s[i])
+		case c == '\\': // at the end it takes nothing
+			if i++; i < len(s) {
+				word.WriteByte(s[i])
+			}
 			in = true
 		case c == ' ' || c >= '\t' && c <= '\r':
 			if in {

@@ -467,6 +467,7 @@ func TestStartupParameters(t *testing.T) {
 		{"options='--geqo=off'", "geqo"},
 		{"options='  -c   geqo=off  --statement-timeout=12345 '", "statement_timeout"},
 		{`options='-c my.setting=a\\ b\\\\c'`, "my.setting"},
+		{`options='-c my.setting=x\\'`, "my.setting"},
 		{"options='-c application_name=from-options'", "application_name"},
 		{"options='-c my.setting=it''s'", "my.setting"},
 		{`options='-c my.setting=''$$'''`, "my.setting"},

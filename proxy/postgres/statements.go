@@ -163,6 +163,9 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	if t == pgwire.Parse {
 		c = k.toParse(m[used:pgwire.HeaderSize+len(have)], len(have) == body)
 	}
+	if c != nil {
+		k.guardSequences(r, i, c.found)
+	}
 	if k.uncertain(t, name, c) {
 		k.hurry(r, i)
 		return 0, waitForAnswer
@@ -344,10 +347,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 func (k *link) suspect(c *content) {
 	k.words.found |= c.found
 	k.words.reset = k.words.reset || c.resets
-	if c.found&touchNamed != 0 {
-		_, names := c.found.settled(c.sql())
-		k.name(names)
-	}
+	k.name(c.names)
 }
 
 // use is a statement that a batch has named to the server, and the number that it had then.
@@ -560,7 +560,7 @@ func (k *link) statementKept() {
 	}
 	c.forgets = k.words.forget
 	c.tampers = mayTamper(c.sql(), k.words.found, c.forgets)
-	c.found, _ = k.words.found.settled(c.sql())
+	c.found, c.plain, c.names = k.words.found.settled(c.sql())
 	c.found &^= touchLarge
 	k.words.found = k.outer | k.words.found&touchLarge // parsing leaves nothing behind, executing does
 	k.words.forget = k.forget

@@ -8,34 +8,39 @@ import (
 )
 
 // touch is what a statement may leave in the session of its server connection.
-type touch uint16
+type touch uint32
 
 const (
-	touchSet     touch = 1 << iota // SET and RESET, of run-time parameters
-	touchPrepare                   // PREPARE in SQL
-	touchListen                    // LISTEN
-	touchTemp                      // temporary tables and views
-	touchCursor                    // cursors WITH HOLD
-	touchLock                      // session advisory locks
-	touchLoad                      // LOAD
-	touchLarge                     // prepared statements too large to be moved
-	touchRelease                   // or take away again: UNLISTEN, DROP, CLOSE, DISCARD, unlocking
-	touchConfig                    // set_config, which is SET or SET LOCAL: see readParameters
-	touchNamed                     // a parameter of an application was set, which has to be asked for by name
-	touchUnnamed                   // that may be so, and the name is not plain to see
-	touchLocal                     // a parameter may have been set for the transaction
-	touchHidden                    // there may be more to it than can be read: whatever the server knows of is asked about
+	touchSet        touch = 1 << iota // SET and RESET, of run-time parameters
+	touchPrepare                      // PREPARE in SQL
+	touchListen                       // LISTEN
+	touchTemp                         // temporary tables and views
+	touchCursor                       // cursors WITH HOLD
+	touchLock                         // session advisory locks
+	touchLoad                         // LOAD
+	touchLarge                        // prepared statements too large to be moved
+	touchSequence                     // what lastval and currval return
+	touchConnection                   // connections of dblink
+	touchRelease                      // or take away again: UNLISTEN, DROP, CLOSE, DISCARD, unlocking
+	touchConfig                       // set_config, which is SET or SET LOCAL: see readParameters
+	touchNamed                        // a parameter of an application was set, which has to be asked for by name
+	touchUnnamed                      // that may be so, and the name is not plain to see
+	touchLocal                        // a parameter may have been set for the transaction
+	touchHidden                       // there may be more to it than can be read: whatever the server knows of is asked about
+	touchPath                         // the search path may name the schema of temporary tables, for the transaction or longer,
+	touchCreate                       // and something was created, which is temporary then
 
-	touchReasons = iota - 6 // for which a client keeps its server connection
+	touchReasons = iota - 8 // for which a client keeps its server connection
 )
 
 // touchLabels are the reasons in metrics, in the order of the bits.
-var touchLabels = [touchReasons]string{"set", "prepare", "listen", "temp_table", "cursor_with_hold", "advisory_lock", "load", "large_statement"}
+var touchLabels = [touchReasons]string{"set", "prepare", "listen", "temp_table", "cursor_with_hold", "advisory_lock", "load", "large_statement", "sequence", "connection"}
 
 const (
 	touchPins       = 1<<touchReasons - 1
-	touchLasting    = touchLoad | touchLarge          // cannot be asked about, and lasts
-	touchVerifiable = touchRelease - 1 - touchLasting // the server knows
+	touchForever    = touchLoad | touchConnection               // ends with the server connection only
+	touchLasting    = touchForever | touchLarge | touchSequence // cannot be asked about
+	touchVerifiable = touchRelease - 1 - touchLasting           // the server knows
 )
 
 // pins counts the sessions that keep their server connection, by reason.
@@ -54,7 +59,7 @@ func (p *pins) add(t touch, n int64) {
 func (k *link) suspicion() touch {
 	s := k.session
 	if s.resource.mode == Session { // all is dropped in the end; until then, RESET is to bring back what it was told
-		k.words.found = 0
+		k.words.found &= touchForever // but for that
 		if k.words.reset && k.bringsBack() && !k.restore {
 			return touchSet
 		}
@@ -65,7 +70,10 @@ func (k *link) suspicion() touch {
 			return 0
 		}
 	}
-	k.words.found &^= touchLocal
+	if k.words.found&(touchPath|touchCreate) == touchPath|touchCreate {
+		k.words.found |= touchTemp
+	}
+	k.words.found &^= touchLocal | touchPath | touchCreate
 	if k.words.found == 0 && !k.changed {
 		return 0
 	}
@@ -92,8 +100,8 @@ func (k *link) suspicion() touch {
 // bringsBack reports whether RESET is to bring back something that the server connection does not have from the start.
 func (k *link) bringsBack() bool { return k.session.startup.Settings != nil || k.server.IsExplicit() }
 
-// calls says what a FunctionCall, of which some bytes may be missing, may leave behind. Functions of applications are not known,
-// whichever way they are called.
+// calls says what a FunctionCall, of which some bytes may be missing, may leave behind. A function of an application or an extension may be
+// any; hardly anybody calls those so.
 func calls(m []byte) touch {
 	if len(m) < pgwire.HeaderSize+4 {
 		return touchHidden
@@ -103,6 +111,12 @@ func calls(m []byte) touch {
 		return touchHidden | touchRelease
 	case oid == oidSetConfig:
 		return touchSet | touchUnnamed
+	case oid == oidCurrval, oid == oidLastval:
+		return touchSequence
+	case oid == oidQueryToXML, oid == oidQueryToXMLSchema, oid == oidQueryToXMLAndXMLSchema:
+		return touchHidden | touchSet | touchUnnamed
+	case oid >= firstNormalOID:
+		return touchHidden | touchSet | touchUnnamed | touchConnection
 	}
 	return 0
 }
@@ -112,6 +126,14 @@ const (
 	oidSetConfig         = 2078
 	oidAdvisoryLock      = 2880 // the first of those with and without shared, try, and int4s
 	oidAdvisoryUnlockAll = 2892
+	oidCurrval           = 1575
+	oidLastval           = 2559
+
+	oidQueryToXML             = 2924
+	oidQueryToXMLSchema       = 2927
+	oidQueryToXMLAndXMLSchema = 2930
+
+	firstNormalOID = 16384 // of functions that PostgreSQL does not come with (access/transam.h)
 )
 
 // keepFor has the session keep its server connection for these reasons, or ends it if it may not.
@@ -159,6 +181,8 @@ const maxWord = 28
 type scanner struct {
 	found  touch
 	forget bool // DISCARD or DEALLOCATE: prepared statements may be gone
+	views  bool // pg_settings, whose rule for UPDATE calls set_config,
+	writes bool // and UPDATE
 	reset  bool // RESET or DEFAULT: parameters may be as at startup
 
 	word    [maxWord]byte
@@ -183,6 +207,7 @@ const (
 	prepareWord
 	localWord   // SET LOCAL, SET TRANSACTION, SET CONSTRAINTS; PREPARE TRANSACTION
 	unicodeWord // U, of U&"…"
+	insertWord  // INSERT, MERGE: the INTO behind it creates nothing
 	notTheNext  // no word, but what makes the next one mean nothing
 
 	settingLocal         // pending: SET LOCAL, unless a dot follows
@@ -191,6 +216,7 @@ const (
 
 func (c *scanner) begin() {
 	c.n, c.before, c.last, c.pending, c.newline, c.dashes, c.apart = 0, otherWord, ';', otherWord, false, false, false
+	c.views, c.writes = false, false
 }
 
 // wordByte maps the bytes of words to lower case, all others to 0.
@@ -259,6 +285,9 @@ func (c *scanner) end() {
 		c.endWord()
 	}
 	c.settle(otherWord)
+	if c.views && c.writes {
+		c.found |= touchSet
+	}
 }
 
 // settle decides about SET and PREPARE by what is behind it.
@@ -313,8 +342,9 @@ var keywords = []string{
 	"set", "reset", "default", "load", "discard", "deallocate", "unlisten", "drop", "close", "pg_advisory_unlock",
 	"pg_advisory_unlock_shared", "pg_advisory_unlock_all", "set_config", "prepare", "listen", "temp", "temporary",
 	"pg_temp", "hold", "pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock",
-	"pg_try_advisory_lock_shared", "create", "global", "into", "replace", "local", "transaction", "constraints", "with",
-	"begin", "then", "else", "loop", "as", "execute", "u", "do",
+	"pg_try_advisory_lock_shared", "create", "global", "into", "insert", "merge", "replace", "local", "transaction", "constraints", "with",
+	"begin", "then", "else", "loop", "as", "execute", "u", "do", "pg_settings", "update", "lastval", "currval", "dblink_connect",
+	"dblink_connect_u", "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite",
 }
 
 // wordLengths has, for the first letter of a word, a bit for each length that a keyword with it has. Most words end here.
@@ -366,7 +396,17 @@ func (c *scanner) meaning(word string) kind {
 		}
 	case "pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock", "pg_try_advisory_lock_shared":
 		c.found |= touchLock
-	case "create", "global", "into", "replace":
+	case "create":
+		c.found |= touchCreate
+		return beforeTemp
+	case "into":
+		if c.before != insertWord {
+			c.found |= touchCreate
+		}
+		return beforeTemp
+	case "insert", "merge":
+		return insertWord
+	case "global", "replace":
 		return beforeTemp
 	case "local":
 		switch {
@@ -386,6 +426,16 @@ func (c *scanner) meaning(word string) kind {
 		if c.starts() {
 			c.found |= touchHidden
 		}
+	case "pg_settings":
+		c.views = true
+	case "update":
+		c.writes = true
+	case "lastval", "currval":
+		c.found |= touchSequence
+	case "dblink_connect", "dblink_connect_u":
+		c.found |= touchConnection
+	case "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite":
+		c.found |= touchHidden
 	case "with":
 		return withWord
 	case "begin", "then", "else", "loop", "as", "execute":

@@ -183,7 +183,11 @@ func (k *link) bodyEnds() {
 // queryRead is called when all of a Query has passed.
 func (k *link) queryRead() {
 	sql := bytes.TrimSuffix(k.whole, []byte{0})
-	found, names := k.words.found.settled(sql)
+	found, _, names := k.words.found.settled(sql)
+	if k.session.resource.mode == Session {
+		k.words.found = k.outer | found&touchForever // the rest is dropped in the end
+		return
+	}
 	k.name(names)
 	k.readSet(found, sql)
 	k.altering = k.altering || sql != nil && changesSchema(sql, k.words.found)
@@ -191,6 +195,27 @@ func (k *link) queryRead() {
 		k.consider(sql)
 	}
 	k.words.found = k.outer | found
+}
+
+// glance looks at the text of a Parse in pool mode session, where nobody keeps it.
+func (k *link) glance(m []byte, body int) {
+	if len(m) >= pgwire.HeaderSize+body {
+		if _, rest, ok := pgwire.CString(m[pgwire.HeaderSize:][:body]); ok {
+			if sql, _, ok := pgwire.CString(rest); ok {
+				var words scanner
+				words.begin()
+				words.feed(sql)
+				words.end()
+				k.words.reset = k.words.reset || words.reset
+				if words.found&touchForever != 0 {
+					found, _, _ := words.found.settled(sql)
+					k.words.found |= found & touchForever
+				}
+				return
+			}
+		}
+	}
+	k.scan(body)
 }
 
 // name adds to the parameters that have to be asked for by name.
@@ -255,7 +280,11 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 			return used, passOn
 		}
 		if m[0] == pgwire.FunctionCall {
-			k.words.found |= calls(m)
+			t := calls(m)
+			k.guardSequences(r, i, t)
+			k.words.found |= t
+		} else {
+			k.guardQuery(r, i, m[pgwire.HeaderSize:min(len(m), pgwire.HeaderSize+body)])
 		}
 		k.query(m[0], body)
 	case pgwire.Sync:
@@ -267,7 +296,7 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 		}
 		k.unsynced = true
 		if m[0] == pgwire.Parse && k.session.resource.mode == Session {
-			k.scan(body)
+			k.glance(m, body)
 		}
 	case pgwire.Execute:
 		return k.executePortal(r, i, body)
@@ -375,8 +404,7 @@ func (k *link) endCopy() {
 
 // scan has the body of a message looked at as SQL.
 func (k *link) scan(body int) {
-	k.scanning = body > 0 && (k.session.resource.mode != Session || k.bringsBack()) // there, all is dropped in the end anyway
-	if k.scanning {
+	if k.scanning = body > 0; k.scanning {
 		k.words.begin()
 		k.outer, k.words.found = k.words.found, 0 // what is found now belongs to this text
 	}

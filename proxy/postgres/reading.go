@@ -1,0 +1,391 @@
+package postgres
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+
+	"github.com/weirproxy/weir/proxy/postgres/sqltext"
+)
+
+// reading is what a whole text says by its tokens, where words alone do not tell: whether what leaves a trace is a statement or a
+// call in plain sight or only stands in a string, and whether it is plain to see which parameter is set.
+type reading struct {
+	plain  touch    // what statements and calls in plain sight leave
+	names  []string // of parameters with a dot that are set
+	sets   bool     // a parameter is set, or reset, beyond the transaction
+	local  bool     // or for the transaction
+	vague  bool     // which one is not plain to see
+	hidden bool     // SQL is executed that is not in plain sight: whatever the server knows of is to be asked about
+	path   bool     // the search path may name the schema of temporary tables
+	unsure bool     // strings may end elsewhere than they seem to: that depends on standard_conforming_strings
+}
+
+// callsThatMatter are functions that leave something wherever they are called. They are among the keywords.
+var callsThatMatter = map[string]touch{
+	"pg_advisory_lock": touchLock, "pg_advisory_lock_shared": touchLock,
+	"pg_try_advisory_lock": touchLock, "pg_try_advisory_lock_shared": touchLock,
+	"lastval": touchSequence, "currval": touchSequence,
+	"dblink_connect": touchConnection, "dblink_connect_u": touchConnection,
+}
+
+// interpreters are functions that execute a string as SQL (manual, "XML Functions", "Text Search Functions").
+var interpreters = []string{"query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite"}
+
+// readTokens reads a whole text, in a time proportional to its length.
+func readTokens(sql []byte) (r reading) {
+	var (
+		tokens    = sqltext.NewReader(sql)
+		statement []sqltext.Token
+		depth     int
+	)
+	for t, ok := tokens.Next(); ok; t, ok = tokens.Next() {
+		switch {
+		case isSign(t, '('):
+			depth++
+		case isSign(t, ')'):
+			depth = max(0, depth-1)
+		case isSign(t, ';') && depth == 0:
+			r.readStatement(statement)
+			statement = statement[:0]
+			continue
+		}
+		statement = append(statement, t)
+	}
+	r.readStatement(statement)
+	r.vague = r.vague || len(r.names) > mostNames
+	return r
+}
+
+func isSign(t sqltext.Token, sign byte) bool {
+	return t.Kind == sqltext.Punctuation && t.Text[0] == sign
+}
+
+// readStatement reads one statement.
+func (r *reading) readStatement(tokens []sqltext.Token) {
+	r.readMarks(tokens)
+	tokens = explained(tokens)
+	if len(tokens) == 0 {
+		return
+	}
+	from := len(r.names)
+	switch rest := tokens[1:]; firstWord(tokens[0]) {
+	case "set":
+		r.readSet(rest, false)
+	case "reset":
+		r.readSet(rest, true)
+	case "listen":
+		r.plain |= touchListen
+	case "load":
+		r.plain |= touchLoad
+	case "prepare":
+		if len(rest) < 2 || !rest[0].Is("transaction") || rest[1].Kind != sqltext.String && rest[1].Kind != sqltext.Escapes {
+			r.plain |= touchPrepare
+		}
+	case "declare":
+		if follows(tokens, "with", "hold") {
+			r.plain |= touchCursor
+		}
+	case "create":
+		if slices.ContainsFunc(tokens[:min(len(tokens), 6)], isTemp) {
+			r.plain |= touchTemp
+		}
+	case "do":
+		r.readDo(rest)
+	}
+	r.readCalls(tokens)
+	if r.plain&touchPrepare != 0 && (r.sets || len(r.names) > from) { // EXECUTE does not tell what it sets
+		r.vague = true
+	}
+}
+
+// readMarks looks at each token by itself.
+func (r *reading) readMarks(tokens []sqltext.Token) {
+	settings, update := false, false
+	for i, t := range tokens {
+		switch {
+		case t.Kind == sqltext.Unterminated, t.Kind == sqltext.CodePoints && matters(tokens[i:]):
+			r.hide()
+		case t.Kind == sqltext.String && bytes.IndexByte(t.Text, '\\') >= 0:
+			r.unsure = true
+		case t.Is("into") && slices.ContainsFunc(tokens[i+1:min(len(tokens), i+3)], isTemp):
+			r.plain |= touchTemp
+		case isName(t, "pg_settings"):
+			settings = true
+		case t.Is("update"):
+			update = true
+		}
+	}
+	r.sets = r.sets || settings && update // a rule of that view calls set_config
+}
+
+// hide takes note that anything may be executed.
+func (r *reading) hide() { r.hidden, r.vague, r.path = true, true, true }
+
+// isTemp reports whether a token behind CREATE, or INTO, makes what is created temporary.
+func isTemp(t sqltext.Token) bool {
+	return t.Is("temp") || t.Is("temporary") ||
+		(t.Kind == sqltext.Word || t.Kind == sqltext.Identifier) && bytes.HasPrefix(bytes.ToLower(t.Body()), []byte("pg_temp"))
+}
+
+// matters reports whether the identifier of code points at the front is a name that matters, or cannot be read.
+func matters(tokens []sqltext.Token) bool {
+	escape := byte('\\')
+	if len(tokens) > 2 && tokens[1].Is("uescape") && tokens[2].Kind == sqltext.String && len(tokens[2].Body()) == 1 {
+		escape = tokens[2].Body()[0]
+	}
+	decoded, ok := sqltext.Decode(tokens[0].Body(), escape)
+	name := strings.ToLower(decoded)
+	return !ok || slices.Contains(keywords, name) || strings.HasPrefix(name, "pg_temp") || name == "pg_settings" ||
+		strings.HasPrefix(name, "pg_prepared_statement") || strings.HasPrefix(decoded, namePrefix)
+}
+
+// isName reports whether a token is an identifier, with quotes or without, of that name, which is in lower case.
+func isName(t sqltext.Token, name string) bool {
+	return t.Is(name) || t.Kind == sqltext.Identifier && string(t.Body()) == name
+}
+
+// firstWord is the first word of a statement, in lower case.
+func firstWord(t sqltext.Token) string {
+	if t.Kind != sqltext.Word {
+		return ""
+	}
+	return strings.ToLower(string(t.Text))
+}
+
+// explained is a statement without the EXPLAIN in front of it, which may execute it.
+func explained(tokens []sqltext.Token) []sqltext.Token {
+	if len(tokens) == 0 || !tokens[0].Is("explain") {
+		return tokens
+	}
+	tokens = tokens[1:]
+	depth := 0
+	for i, t := range tokens {
+		switch {
+		case isSign(t, '('):
+			depth++
+		case isSign(t, ')'):
+			depth--
+		case depth > 0, t.Is("analyze"), t.Is("analyse"), t.Is("verbose"):
+		default:
+			return tokens[i:]
+		}
+	}
+	return nil
+}
+
+// follows reports whether a word stands right behind another.
+func follows(tokens []sqltext.Token, first, second string) bool {
+	for i := 1; i < len(tokens); i++ {
+		if tokens[i].Is(second) && tokens[i-1].Is(first) {
+			return true
+		}
+	}
+	return false
+}
+
+// readSet reads what stands behind SET or RESET.
+func (r *reading) readSet(tokens []sqltext.Token, reset bool) {
+	local := false
+	if !reset && len(tokens) > 1 && !isSign(tokens[1], '.') {
+		switch {
+		case tokens[0].Is("transaction"), tokens[0].Is("constraints"):
+			r.local = true
+			return
+		case tokens[0].Is("local"):
+			local, tokens = true, tokens[1:]
+		case tokens[0].Is("session"):
+			tokens = tokens[1:]
+		}
+	}
+	r.local, r.sets = r.local || local, r.sets || !local
+	name, rest, plain := parameterName(tokens)
+	if dotted := strings.Contains(name, "."); dotted && !local {
+		r.addName(name)
+	}
+	r.vague = r.vague || !plain && !local
+	if (name == "search_path" || name == "schema" || !plain) && slices.ContainsFunc(rest, sqltext.Token.Hides) {
+		r.path = true
+	}
+}
+
+func (r *reading) addName(name string) {
+	if !slices.Contains(r.names, name) && len(r.names) <= mostNames {
+		r.names = append(r.names, name)
+	}
+}
+
+// parameterName reads a name of one or more parts, in lower case, and returns what is behind it. plain is false where it cannot be read.
+func parameterName(tokens []sqltext.Token) (name string, rest []sqltext.Token, plain bool) {
+	for i := 0; i < len(tokens); i += 2 {
+		t := tokens[i]
+		body := t.Body()
+		if t.Kind != sqltext.Word && t.Kind != sqltext.Identifier || len(wordAt(body)) != len(body) && bytes.IndexByte(body, '$') < 0 {
+			return name, tokens[i:], false
+		}
+		name += strings.ToLower(string(body))
+		if i+1 == len(tokens) || !isSign(tokens[i+1], '.') {
+			return name, tokens[i+1:], true
+		}
+		name += "."
+	}
+	return name, nil, false
+}
+
+// readDo reads what stands behind DO: its body is read like any text, for words.
+func (r *reading) readDo(tokens []sqltext.Token) {
+	r.hidden = true
+	for i, t := range tokens {
+		switch {
+		case t.Is("language"):
+			if i+1 < len(tokens) && !isName(tokens[i+1], "plpgsql") {
+				r.hide()
+			}
+		case t.Kind == sqltext.Escapes, t.Kind == sqltext.Unterminated:
+			r.hide()
+		case t.Kind == sqltext.String, t.Kind == sqltext.Dollar:
+			r.readBody(t.Body())
+		}
+	}
+}
+
+// readBody reads the body of a DO.
+func (r *reading) readBody(body []byte) {
+	p := readParameters(body)
+	for _, name := range p.names {
+		r.addName(name)
+	}
+	var words scanner
+	words.begin()
+	words.feed(body)
+	words.end()
+	r.plain |= words.found & touchPins &^ touchSet
+	r.sets = r.sets || p.config || words.found&touchSet != 0
+	r.vague = r.vague || p.vague
+	if hasWord(body, "execute") || bytes.IndexByte(body, '\\') >= 0 || bytes.Contains(bytes.ToLower(body), []byte("u&")) {
+		r.hide()
+	}
+}
+
+// call is a function call, or whatever else is in parentheses, while it is read.
+type call struct {
+	config bool
+	from   int    // where its first argument begins
+	commas [3]int // where the first of them are
+	n      int    // how many there are
+}
+
+// readCalls looks at function calls.
+func (r *reading) readCalls(tokens []sqltext.Token) {
+	var open []call
+	for i, t := range tokens {
+		switch {
+		case isSign(t, '('):
+			c := call{from: i + 1}
+			if i > 0 {
+				c.config = isName(tokens[i-1], "set_config")
+				r.readCallOf(tokens[i-1])
+			}
+			open = append(open, c)
+		case len(open) == 0:
+		case isSign(t, ','):
+			c := &open[len(open)-1]
+			if c.n < len(c.commas) {
+				c.commas[c.n] = i
+			}
+			c.n++
+		case isSign(t, ')'):
+			if c := open[len(open)-1]; c.config {
+				r.readConfig(tokens, c, i)
+			}
+			open = open[:len(open)-1]
+		}
+	}
+	if slices.ContainsFunc(open, func(c call) bool { return c.config }) {
+		r.hide()
+	}
+}
+
+func (r *reading) readCallOf(function sqltext.Token) {
+	if function.Kind != sqltext.Word && function.Kind != sqltext.Identifier {
+		return
+	}
+	name := strings.ToLower(string(function.Body()))
+	r.plain |= callsThatMatter[name]
+	if slices.Contains(interpreters, name) {
+		r.hide()
+	}
+}
+
+// readConfig reads the call c of set_config, which ends at end.
+func (r *reading) readConfig(tokens []sqltext.Token, c call, end int) {
+	if c.n != 2 {
+		r.sets, r.vague, r.path = true, true, true
+		return
+	}
+	name, plain := literalOf(tokens[c.from:c.commas[0]])
+	name = strings.ToLower(name)
+	local := tokens[c.commas[1]+1 : end]
+	if len(local) == 1 && local[0].Is("true") {
+		r.local = true
+	} else {
+		r.sets, r.local = true, true
+		r.vague = r.vague || !plain
+		if strings.Contains(name, ".") {
+			r.addName(name)
+		}
+	}
+	if _, readable := literalOf(tokens[c.commas[0]+1 : c.commas[1]]); !readable && (!plain || name == "search_path") {
+		r.path = true
+	}
+}
+
+// literalOf is the text of an argument that is a simple string, with or without ::text behind it.
+func literalOf(argument []sqltext.Token) (text string, ok bool) {
+	cast := len(argument) == 4 && isSign(argument[1], ':') && isSign(argument[2], ':') && argument[3].Is("text")
+	if len(argument) != 1 && !cast || argument[0].Kind != sqltext.String {
+		return "", false
+	}
+	text = string(argument[0].Body())
+	return text, !strings.ContainsAny(text, `'\`) && argument[0].Text[0] == '\''
+}
+
+// touchReadable are what the tokens of a text tell more about than words do.
+const touchReadable = touchPins&^touchLarge | touchConfig | touchLocal | touchHidden
+
+// settled replaces what the scanner has found in a text by what its tokens say; nil stands for a text that was not kept. plain is what
+// statements and calls in plain sight leave, names are the parameters that have to be asked for by name.
+//
+// What the server can be asked about is asked about also where only a string says it, for some function may execute that.
+func (t touch) settled(text []byte) (found, plain touch, names []string) {
+	if t&touchReadable == 0 {
+		return t, t, nil
+	}
+	if text == nil {
+		found, names = t.settledByWords(nil)
+		return found, t, names
+	}
+	r := readTokens(text)
+	switch {
+	case r.unsure:
+		found, names = t.settledByWords(text)
+		return found | touchPath, t, names
+	case t&(touchSet|touchConfig) != 0 && !r.sets && !r.local:
+		found, names = t.settledByWords(text)
+		return found&^touchLasting | r.plain&touchLasting, r.plain, names
+	}
+	found = t&(touchVerifiable|touchRelease|touchLarge|touchCreate)&^touchSet | r.plain&touchLasting
+	names = r.names
+	for _, says := range []struct {
+		is    bool
+		touch touch
+	}{{r.sets, touchSet}, {r.local, touchLocal}, {r.vague, touchSet | touchUnnamed}, {r.hidden, touchHidden}, {r.path, touchPath}} {
+		if says.is {
+			found |= says.touch
+		}
+	}
+	if len(names) > 0 && found&touchSet != 0 {
+		found |= touchNamed
+	}
+	return found, r.plain, names
+}

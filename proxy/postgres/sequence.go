@@ -1,0 +1,48 @@
+package postgres
+
+import (
+	"bytes"
+
+	"github.com/weirproxy/weir/pgwire"
+	"github.com/weirproxy/weir/pool"
+)
+
+// What lastval and currval return is remembered by the server connection, which may have been another session's: that would be a value
+// that somebody else has drawn. So as soon as anybody on a resource asks for it, connections forget what was drawn before they come to
+// another session, and the session that asks keeps its own: PostgreSQL's own error (55000) is better than a stranger's value.
+
+// mayAskSequences reports whether a text could say lastval or currval, at a glance.
+func mayAskSequences(sql []byte) bool {
+	for _, val := range []string{"val", "VAL", "Val"} {
+		if bytes.Contains(sql, []byte(val)) {
+			return true
+		}
+	}
+	return false
+}
+
+// guardSequences sees to that ahead of the message at i, in whose statement t was found, where nobody on the resource has asked before.
+func (k *link) guardSequences(r *rewriting, i int, t touch) {
+	if t&touchSequence == 0 || k.session.resource.mode == Session {
+		return
+	}
+	k.session.resource.sequences.Store(true)
+	if k.foreign && k.fresh && k.status == pgwire.Idle && !k.unsynced {
+		r.cut(i, i)
+		r.out = pool.AppendDiscardSequences(r.out)
+		k.awaitPrelude()
+	}
+	k.foreign = false
+}
+
+// guardQuery is guardSequences for a Query at i, as much of it as has come.
+func (k *link) guardQuery(r *rewriting, i int, sql []byte) {
+	if !k.foreign || !mayAskSequences(sql) {
+		return
+	}
+	var words scanner
+	words.begin()
+	words.feed(sql)
+	words.end()
+	k.guardSequences(r, i, words.found)
+}

@@ -1,0 +1,11 @@
+package upstream
+
+import "github.com/jackc/pgx/v5/pgconn"
+
+// Ways are those to each host.
+func Ways(u *Upstream) (all [][]*pgconn.FallbackConfig) {
+	for _, h := range u.hosts {
+		all = append(all, h.ways)
+	}
+	return all
+}
