@@ -25,12 +25,12 @@ func TestWhatATextSaysAboutParameters(t *testing.T) {
 		{`SET U&"my\002eown" = 1`, touchSet | touchUnnamed | touchPath, ""},
 		{"SET /* /* */ */ my.own = 1", touchSet | touchNamed, "my.own"},
 		{"/* set */ SET -- it\nmy.own = 1", touchSet | touchNamed, "my.own"},
-		{"SET /* my.own = 1", touchHidden | touchSet | touchUnnamed | touchPath, ""},
+		{"SET /* my.own = 1", touchHidden | touchSet | touchUnnamed | touchPath | touchClose, ""},
 		{"SET -- my.other\rmy.own = 1", touchSet | touchNamed, "my.own"},
 		{"SET my/**/.own = 1", touchSet | touchNamed, "my.own"},
-		{"DO $$BEGIN EXECUTE 'SET ' || x; END$$", touchHidden | touchSet | touchUnnamed | touchPath, ""},
-		{"DO $$BEGIN EXECUTE 'SET my.' || x; END$$", touchHidden | touchSet | touchUnnamed | touchPath, ""},
-		{"DO $$BEGIN EXECUTE 'SET my.a' || x; END$$", touchHidden | touchSet | touchUnnamed | touchNamed | touchPath, "my.a"},
+		{"DO $$BEGIN EXECUTE 'SET ' || x; END$$", touchHidden | touchSet | touchUnnamed | touchPath | touchClose, ""},
+		{"DO $$BEGIN EXECUTE 'SET my.' || x; END$$", touchHidden | touchSet | touchUnnamed | touchPath | touchClose, ""},
+		{"DO $$BEGIN EXECUTE 'SET my.a' || x; END$$", touchHidden | touchSet | touchUnnamed | touchNamed | touchPath | touchClose, "my.a"},
 		{"DO $$BEGIN SET my.own = 1; END$$", touchHidden | touchSet | touchNamed, "my.own"},
 		{"UPDATE a SET b = 1", 0, ""},
 		{"UPDATE a SET (b, c) = (1, 2); SET TIME ZONE 'UTC'", touchSet, ""},
@@ -75,14 +75,19 @@ func TestWhatATextSaysAboutParameters(t *testing.T) {
 		{"prepare p as select set_config('my.own', 'x', false)", touchPrepare | touchLocal | touchSet | touchUnnamed | touchNamed, "my.own"},
 		{"update pg_settings set setting = 'x' where name = 'y'", touchSet, ""},
 		{`with x as (update pg_catalog."pg_settings" set setting = $1 returning 1) select 1`, touchSet, ""},
-		{`update U&"pg\005fsettings" set setting = 'x'`, touchHidden | touchSet | touchUnnamed | touchPath, ""},
-		{`select U&"set\005fconfig"('a.b', 'x', false)`, touchHidden | touchSet | touchUnnamed | touchPath, ""},
-		{`select U&"set!005fconfig" uescape '!' ('a.b', 'x', false)`, touchHidden | touchSet | touchUnnamed | touchPath, ""},
+		{`update U&"pg\005fsettings" set setting = 'x'`, touchHidden | touchSet | touchUnnamed | touchPath | touchClose, ""},
+		{`select U&"set\005fconfig"('a.b', 'x', false)`, touchHidden | touchSet | touchUnnamed | touchPath | touchClose, ""},
+		{`select U&"set!005fconfig" uescape '!' ('a.b', 'x', false)`, touchHidden | touchSet | touchUnnamed | touchPath | touchClose, ""},
 		{`select U&"d\0061ta" from t`, 0, ""},
-		{"select query_to_xml('select 1', true, false, '')", touchHidden | touchSet | touchUnnamed | touchPath, ""},
+		{"select query_to_xml('select 1', true, false, '')", touchHidden | touchSet | touchUnnamed | touchPath | touchClose, ""},
 		{"do $$begin perform 1; end$$", touchHidden, ""},
-		{"do language plpython3u $$ plpy.execute('x') $$", touchHidden | touchSet | touchUnnamed | touchPath, ""},
-		{`do E'begin perf\x6frm 1; end'`, touchHidden | touchSet | touchUnnamed | touchPath, ""},
+		{"do $$begin execute 'select 1' into x using 2; end$$", touchHidden, ""},
+		{"do 'begin execute ''set my.own = 1''; end'", touchHidden | touchSet | touchNamed, "my.own"},
+		{"do $$begin execute 'select 1' || ';'; end$$", touchHidden | touchSet | touchUnnamed | touchPath | touchClose, ""},
+		{"do $$begin execute format('select %s', 1); end$$", touchHidden | touchSet | touchUnnamed | touchPath | touchClose, ""},
+		{"do $$begin execute x; end$$", touchHidden | touchSet | touchUnnamed | touchPath | touchClose, ""},
+		{"do language plpython3u $$ plpy.execute('x') $$", touchHidden | touchSet | touchUnnamed | touchPath | touchClose, ""},
+		{`do E'begin perf\x6frm 1; end'`, touchHidden | touchSet | touchUnnamed | touchPath | touchClose, ""},
 		{"select dblink_connect('a', 'b')", touchConnection, ""},
 		{`select public."dblink_connect_u"('a', 'b')`, touchConnection, ""},
 		{"do $$begin perform dblink_connect('a', 'b'); end$$", touchHidden | touchConnection, ""},
@@ -98,10 +103,11 @@ func TestWhatATextSaysAboutParameters(t *testing.T) {
 	for _, test := range tests {
 		s := scanned(test.sql, len(test.sql))
 		found, _, names := s.found.settled([]byte(test.sql))
+		found &^= touchCreate // which says nothing by itself
 		if got := strings.Join(names, " "); found != test.want || got != test.names {
 			t.Errorf("%q: %b %q, want %b %q", test.sql, found, got, test.want, test.names)
 		}
-		if found, _, _ := s.found.settled(nil); s.found&(touchSet|touchConfig) != 0 && found|touchLocal != touchLocal|touchSet|touchUnnamed|s.found&^touchConfig {
+		if found, _, _ := s.found.settled(nil); s.found&(touchSet|touchConfig) != 0 && found|touchLocal != touchLocal|touchPath|touchSet|touchUnnamed|s.found&^touchConfig {
 			t.Errorf("%q, not kept: %b", test.sql, found)
 		}
 	}

@@ -18,6 +18,7 @@ type reading struct {
 	vague  bool     // which one is not plain to see
 	hidden bool     // SQL is executed that is not in plain sight: whatever the server knows of is to be asked about
 	path   bool     // the search path may name the schema of temporary tables
+	closes bool     // and it may be anything
 	unsure bool     // strings may end elsewhere than they seem to: that depends on standard_conforming_strings
 }
 
@@ -68,7 +69,7 @@ func (r *reading) readStatement(tokens []sqltext.Token) {
 	if len(tokens) == 0 {
 		return
 	}
-	from := len(r.names)
+	from, prepares := len(r.names), false
 	switch rest := tokens[1:]; firstWord(tokens[0]) {
 	case "set":
 		r.readSet(rest, false)
@@ -81,6 +82,7 @@ func (r *reading) readStatement(tokens []sqltext.Token) {
 	case "prepare":
 		if len(rest) < 2 || !rest[0].Is("transaction") || rest[1].Kind != sqltext.String && rest[1].Kind != sqltext.Escapes {
 			r.plain |= touchPrepare
+			prepares = true
 		}
 	case "declare":
 		if follows(tokens, "with", "hold") {
@@ -94,9 +96,7 @@ func (r *reading) readStatement(tokens []sqltext.Token) {
 		r.readDo(rest)
 	}
 	r.readCalls(tokens)
-	if r.plain&touchPrepare != 0 && (r.sets || len(r.names) > from) { // EXECUTE does not tell what it sets
-		r.vague = true
-	}
+	r.vague = r.vague || prepares && len(r.names) > from // for EXECUTE does not tell which
 }
 
 // readMarks looks at each token by itself.
@@ -120,7 +120,7 @@ func (r *reading) readMarks(tokens []sqltext.Token) {
 }
 
 // hide takes note that anything may be executed.
-func (r *reading) hide() { r.hidden, r.vague, r.path = true, true, true }
+func (r *reading) hide() { r.hidden, r.vague, r.path, r.closes = true, true, true, true }
 
 // isTemp reports whether a token behind CREATE, or INTO, makes what is created temporary.
 func isTemp(t sqltext.Token) bool {
@@ -243,7 +243,9 @@ func (r *reading) readDo(tokens []sqltext.Token) {
 			}
 		case t.Kind == sqltext.Escapes, t.Kind == sqltext.Unterminated:
 			r.hide()
-		case t.Kind == sqltext.String, t.Kind == sqltext.Dollar:
+		case t.Kind == sqltext.String:
+			r.readBody(bytes.ReplaceAll(t.Body(), []byte("''"), []byte("'")))
+		case t.Kind == sqltext.Dollar:
 			r.readBody(t.Body())
 		}
 	}
@@ -262,9 +264,30 @@ func (r *reading) readBody(body []byte) {
 	r.plain |= words.found & touchPins &^ touchSet
 	r.sets = r.sets || p.config || words.found&touchSet != 0
 	r.vague = r.vague || p.vague
-	if hasWord(body, "execute") || bytes.IndexByte(body, '\\') >= 0 || bytes.Contains(bytes.ToLower(body), []byte("u&")) {
+	if executesMore(body) {
 		r.hide()
 	}
+}
+
+// executesMore reports whether code in PL/pgSQL executes SQL that cannot be read in it: other than by EXECUTE of a simple string.
+func executesMore(body []byte) bool {
+	var (
+		tokens  = sqltext.NewReader(body)
+		execute = false // was the last word
+		literal = false // and this stands behind it
+	)
+	for t, ok := tokens.Next(); ok; t, ok = tokens.Next() {
+		switch {
+		case t.Hides(), bytes.IndexByte(t.Text, '\\') >= 0:
+			return true
+		case execute && t.Kind != sqltext.String:
+			return true
+		case literal && !isSign(t, ';') && !t.Is("into") && !t.Is("using"):
+			return true
+		}
+		execute, literal = t.Is("execute"), execute
+	}
+	return execute
 }
 
 // call is a function call, or whatever else is in parentheses, while it is read.
@@ -363,7 +386,7 @@ func (t touch) settled(text []byte) (found, plain touch, names []string) {
 	}
 	if text == nil {
 		found, names = t.settledByWords(nil)
-		return found, t, names
+		return found | touchPath, t, names
 	}
 	r := readTokens(text)
 	switch {
@@ -379,7 +402,7 @@ func (t touch) settled(text []byte) (found, plain touch, names []string) {
 	for _, says := range []struct {
 		is    bool
 		touch touch
-	}{{r.sets, touchSet}, {r.local, touchLocal}, {r.vague, touchSet | touchUnnamed}, {r.hidden, touchHidden}, {r.path, touchPath}} {
+	}{{r.sets, touchSet}, {r.local, touchLocal}, {r.vague, touchSet | touchUnnamed}, {r.hidden, touchHidden}, {r.path, touchPath}, {r.closes, touchClose}} {
 		if says.is {
 			found |= says.touch
 		}

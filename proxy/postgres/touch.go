@@ -29,8 +29,9 @@ const (
 	touchHidden                       // there may be more to it than can be read: whatever the server knows of is asked about
 	touchPath                         // the search path may name the schema of temporary tables, for the transaction or longer,
 	touchCreate                       // and something was created, which is temporary then
+	touchClose                        // there may be more than DISCARD ALL can end: the server connection is closed behind the session
 
-	touchReasons = iota - 8 // for which a client keeps its server connection
+	touchReasons = iota - 9 // for which a client keeps its server connection
 )
 
 // touchLabels are the reasons in metrics, in the order of the bits.
@@ -38,9 +39,9 @@ var touchLabels = [touchReasons]string{"set", "prepare", "listen", "temp_table",
 
 const (
 	touchPins       = 1<<touchReasons - 1
-	touchForever    = touchLoad | touchConnection               // ends with the server connection only
+	touchForever    = touchLoad | touchConnection | touchClose  // ends with the server connection only
 	touchLasting    = touchForever | touchLarge | touchSequence // cannot be asked about
-	touchVerifiable = touchRelease - 1 - touchLasting           // the server knows
+	touchVerifiable = touchPins &^ touchLasting                 // the server knows
 )
 
 // pins counts the sessions that keep their server connection, by reason.
@@ -116,7 +117,7 @@ func calls(m []byte) touch {
 	case oid == oidQueryToXML, oid == oidQueryToXMLSchema, oid == oidQueryToXMLAndXMLSchema:
 		return touchHidden | touchSet | touchUnnamed
 	case oid >= firstNormalOID:
-		return touchHidden | touchSet | touchUnnamed | touchConnection
+		return touchHidden | touchSet | touchUnnamed | touchClose
 	}
 	return 0
 }
