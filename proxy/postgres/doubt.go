@@ -21,6 +21,7 @@ func mentionsNames(sql []byte) bool {
 		i += n
 		before, behind := sql[:i], sql[i+1:]
 		switch {
+		case i == 0 || before[i-1]|0x20 != 'd' && before[i-1] != 'r': // the end of either word: most are neither
 		case bytes.HasSuffix(before, []byte(weir)) && bytes.HasPrefix(sql[i-len(weir):], []byte(namePrefix)):
 			return true
 		case foldsTo(before[max(0, i-len("prepared")):], "prepared") && foldsTo(behind[:min(len(behind), len("statement"))], "statement"):
@@ -40,12 +41,12 @@ func mayTamper(sql []byte, t touch, forgets bool) bool {
 	if sql == nil {
 		return forgets || t&(touchHidden|touchPrepare) != 0
 	}
-	switch first := wordAt(skipComments(sql)); {
+	switch {
 	case mentionsNames(sql):
 		return true
 	case t&touchHidden == 0:
 		return (forgets || t&touchPrepare != 0) && hidesCommand(sql)
-	case equalWord(first, "do"): // of what may be hidden in PL/pgSQL, EXECUTE is in plain sight
+	case equalWord(wordAt(skipComments(sql)), "do"): // of what may be hidden in PL/pgSQL, EXECUTE is in plain sight
 		return hasWord(sql, "execute", "deallocate", "discard", "prepare", "language")
 	}
 	return true
