@@ -78,7 +78,7 @@ func TestTakenNamesAreRefusedAsByTheServer(t *testing.T) {
 		"by what is no SQL":           {script: []exchange{x, again("SELEC"), again("SELECT 1 FROM nothing"), again("SELECT 1; SELECT 2"), use}},
 		"by nothing":                  {script: []exchange{x, again(""), use}},
 		"in a failed block":           {script: append([]exchange{x}, ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")), again("SELECT 1"), again("ROLLBACK"), again(""), ready(1, query("ROLLBACK")), use)},
-		"in a block":                  {script: append([]exchange{x}, ready(1, query("BEGIN")), again("SELECT 1"), use, ready(1, query("ROLLBACK")), use)},
+		"in a block":                  {script: append([]exchange{x}, ready(1, query("BEGIN")), again("SELECT 1"), again("SELECT 2"), ready(1, query("ROLLBACK")), use)},
 		"by a very long one":          {script: []exchange{x, again("SELECT 1 /* " + strings.Repeat("x", 50_000) + "*/"), use}},
 		"in the same batch":           {script: []exchange{ready(1, parse("x", "SELECT 1"), parse("x", "SELECT 2"), synchronize), use}},
 		"behind a failed one":         {script: []exchange{ready(2, parse("x", "SELEC"), synchronize, parse("x", "SELECT 1"), synchronize), use}},
