@@ -67,7 +67,7 @@ func hidesCommand(sql []byte) bool {
 		}
 		rest = rest[len(word):]
 		begins := last != 0 && bytes.IndexByte([]byte(";'$/("), last) >= 0 || isBlockWord(before)
-		if begins && !first && hasArgument(word, skipBlanks(rest)) {
+		if begins && !first && hasArgument(word, rest) {
 			return true
 		}
 		before, last = word, 0
@@ -86,6 +86,8 @@ func isBlockWord(word []byte) bool {
 
 // hasArgument reports whether a word, with that behind it, can be the beginning of a command that changes what is prepared.
 func hasArgument(word, behind []byte) bool {
+	whole := len(behind) > 0 && behind[0] == '\'' // the word is a string
+	behind = skipBlanks(behind)
 	switch {
 	case equalWord(word, "deallocate"):
 		return true
@@ -93,7 +95,7 @@ func hasArgument(word, behind []byte) bool {
 		next := wordAt(behind)
 		return equalWord(next, "all") || equalWord(next, "plans")
 	case equalWord(word, "prepare"):
-		return len(behind) > 0 && (behind[0] == '"' || behind[0] == '\'' || wordByte[behind[0]] != 0)
+		return !whole && len(behind) > 0 && (behind[0] == '"' || behind[0] == '\'' || wordByte[behind[0]] != 0)
 	}
 	return false
 }
