@@ -60,8 +60,15 @@ func (k *link) hearSchema(tag []byte) {
 	k.altering = true
 }
 
-// temporary reports whether the session may have temporary tables, which hide those of the same names from it alone.
-func (k *link) temporary() bool { return (k.words.found|k.outer|k.pinned)&touchTemp != 0 }
+// temporary reports whether the session may have temporary tables, which hide those of the same names from it alone. One whose search path
+// names them need not have any: it has once it keeps its server connection for that.
+func (k *link) temporary() bool {
+	t := k.pinned
+	if !k.session.profile.Temporary() {
+		t |= k.words.found | k.outer
+	}
+	return t&touchTemp != 0
+}
 
 // schemaSettled is called when a transaction is over: what it has altered holds for all.
 func (k *link) schemaSettled() {
