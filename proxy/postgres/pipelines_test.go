@@ -140,3 +140,28 @@ func TestAQueryWithinABatchIsAnsweredAsByTheServer(t *testing.T) {
 	scenarios["executed, twice"] = scenario{keeps: true, script: append([]exchange{ready(3, join(named, one, q("SELECT 2"), one, q("SELECT 3"), sync)...)}, after...)}
 	compare(t, scenarios)
 }
+
+// Queries, COPY, function calls, portals and what ends statements, all within batches (traps 16, 19, 22, 26, 28, 29).
+func TestMixedPipelinesAreAnsweredAsByTheServer(t *testing.T) {
+	p := parse("s", "SELECT 1")
+	fc := &pgproto3.FunctionCall{Function: 99999999}
+	setup := []string{"DROP TABLE IF EXISTS mixed; CREATE TABLE mixed (v int); GRANT ALL ON mixed TO PUBLIC"}
+	compare(t, map[string]scenario{
+		"COPY":                                         {setup: setup, script: []exchange{flushed(1, 'G', p, query("COPY mixed FROM STDIN")), ready(2, data("1\n"), copyDone, synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"COPY that fails":                              {setup: setup, script: []exchange{flushed(1, 'G', p, query("COPY mixed FROM STDIN")), ready(2, data("x\n"), copyDone, synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"COPY out":                                     {script: []exchange{ready(2, p, query("COPY (SELECT 1) TO STDOUT"), bind("", "s"), execute("", 0), synchronize)}},
+		"a function that there is not":                 {script: []exchange{ready(2, p, fc, bind("", "s"), execute("", 0), synchronize)}},
+		"closing, then a query":                        {script: []exchange{ready(2, p, closing('S', "s"), query("SELECT 2"), bind("", "s"), synchronize), ready(1, p, synchronize)}},
+		"discarding all":                               {script: []exchange{ready(3, p, query("DISCARD ALL"), p, query("SELECT 1"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"deallocating by queries":                      {script: []exchange{ready(3, p, query("DEALLOCATE ALL"), p, query("DEALLOCATE s"), p, synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"a query between flushes":                      {script: []exchange{ready(2, query("SELECT 1"), synchronize, flush), ready(2, flush, query("SELECT 1"), synchronize)}},
+		"an error, then queries, in a block":           {script: []exchange{ready(1, query("BEGIN")), ready(1, parse("x", "SELEC"), query("SELECT 1"), query("ROLLBACK"), synchronize), ready(1, query("ROLLBACK"))}},
+		"executing and deallocating in a failed block": {script: []exchange{ready(1, p, synchronize), ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")), ready(3, parse("y", "ROLLBACK"), query("EXECUTE s"), query("DEALLOCATE s"), synchronize), ready(1, query("ROLLBACK")), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"a portal over a query":                        {script: []exchange{ready(1, query("BEGIN")), ready(2, p, bind("p", "s"), query("SELECT 2"), execute("p", 0), synchronize), ready(1, query("COMMIT"))}},
+		"a portal over a function call":                {script: []exchange{ready(1, query("BEGIN")), ready(2, p, bind("", "s"), &pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}}, execute("", 0), synchronize), ready(1, query("COMMIT"))}},
+		"deallocating what is half fetched":            {script: []exchange{ready(1, parse("g", "SELECT generate_series(1,5)"), parse("d", "DEALLOCATE g"), synchronize), ready(1, bind("p", "g"), execute("p", 2), bind("q", "d"), execute("q", 0), execute("p", 2), parse("g", "SELECT 7"), bind("", "g"), execute("", 0), synchronize)}},
+		"deallocating with PREPARE":                    {script: []exchange{ready(1, parse("g", "SELECT 1"), parse("d", "deallocate prepare g"), synchronize), ready(1, bind("", "d"), describe('P', ""), execute("", 0), bind("", "g"), synchronize), ready(1, query("deallocate prepare all"))}},
+		"deallocating with parameters":                 {script: []exchange{ready(1, parse("g", "SELECT 1"), parse("d", "deallocate g"), synchronize), ready(1, bindTo("d", "x"), execute("", 0), synchronize), ready(1, bind("", "d"), execute("", 1), synchronize), ready(1, bind("", "g"), synchronize)}},
+		"deallocating by EXECUTE":                      {script: []exchange{ready(1, parse("g", "SELECT 1"), parse("d", "deallocate g"), synchronize), ready(1, query("EXECUTE d(1)")), ready(1, query("EXECUTE d")), ready(1, query("EXECUTE d")), ready(1, query("EXECUTE d; SELECT 1"))}},
+	})
+}
