@@ -124,7 +124,8 @@ func definesFunction(sql []byte) bool {
 func (k *link) consider(sql []byte) {
 	k.tampering, k.doubted = true, true
 	if r := k.session.resource; sql != nil && definesFunction(sql) && !r.wary.Swap(true) {
-		k.w.srv.log.Warn("a function was created that may drop prepared statements, or replace them: from now on nothing stays prepared on a server connection that comes to another session", "resource", r.name)
+		k.w.srv.log.Warn("a function was created that may drop or replace prepared statements: from now on none stays prepared on a "+
+			"server connection that comes to another session", "resource", r.name)
 	}
 }
 

@@ -3,6 +3,7 @@ package postgres
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"strings"
 
 	"github.com/weirproxy/weir/pgwire"
@@ -42,22 +43,20 @@ func changesSchema(sql []byte, t touch) bool {
 	return hasWord(sql[end:], "create", "alter", "drop", "import")
 }
 
-// Tags of commands that create what may be temporary.
-var temporaryTags = [][]byte{[]byte("CREATE TABLE\x00"), []byte("CREATE TABLE AS\x00"), []byte("CREATE INDEX\x00"), []byte("CREATE VIEW\x00"), []byte("CREATE SEQUENCE\x00"), []byte("DROP TABLE\x00")}
+// schemaTags are the first words of the tags of commands that change the schema.
+var schemaTags = []string{"CREATE ", "ALTER ", "DROP ", "IMPORT "}
+
+// temporaryTags are those that concern nobody else, where the session has temporary tables.
+var temporaryTags = []string{"CREATE TABLE", "CREATE TABLE AS", "CREATE INDEX", "CREATE VIEW", "CREATE SEQUENCE", "DROP TABLE"}
 
 // hearSchema takes note of a command that changes the schema.
 func (k *link) hearSchema(tag []byte) {
-	if !bytes.HasPrefix(tag, []byte("CREATE ")) && !bytes.HasPrefix(tag, []byte("ALTER ")) && !bytes.HasPrefix(tag, []byte("DROP ")) && !bytes.HasPrefix(tag, []byte("IMPORT ")) {
-		return
-	}
-	if k.temporary() {
-		for _, t := range temporaryTags {
-			if bytes.Equal(tag, t) {
-				return
-			}
+	for _, t := range schemaTags {
+		if bytes.HasPrefix(tag, []byte(t)) {
+			command := string(bytes.TrimSuffix(tag, []byte{0}))
+			k.altering = k.altering || !k.temporary() || !slices.Contains(temporaryTags, command)
 		}
 	}
-	k.altering = true
 }
 
 // temporary reports whether the session may have temporary tables, which hide those of the same names from it alone. One whose search path
