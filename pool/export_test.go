@@ -15,3 +15,15 @@ const (
 	FirstBackoff = firstBackoff
 	DialsAtOnce  = dialsAtOnce
 )
+
+// DiscardAll is what AppendDiscard says.
+const DiscardAll = discardAll
+
+// ChangeSQL is the Query that sets a parameter and resets another.
+func ChangeSQL(name, value, other string) string {
+	var c change
+	c.reset(other)
+	c.set(name, value)
+	message := c.append(nil)
+	return string(message[5 : len(message)-1])
+}

@@ -332,11 +332,19 @@ func (k *link) hearCommand(tag []byte) {
 	case bytes.Equal(tag, tagDeallocateAll):
 		k.allDeallocated()
 	case bytes.Equal(tag, tagDiscardSequences):
-		k.pin(k.pinned &^ touchSequence)
+		if k.pin(k.pinned &^ touchSequence); k.isLast() {
+			k.words.found &^= touchSequence
+		}
 	case bytes.Equal(tag, tagDiscardAll):
 		k.allDeallocated()
 		k.allDiscarded()
 	}
+}
+
+// isLast reports whether the command that the server has just done is a Query with nothing behind it.
+func (k *link) isLast() bool {
+	pending := k.answers.pending()
+	return len(pending) == 1 && pending[0].kind == queried && !k.unsynced
 }
 
 // allDiscarded is called when nothing is left of the session's state, the settings of its startup included. Those come back
@@ -346,7 +354,7 @@ func (k *link) allDiscarded() {
 	k.session.profile = k.session.startup
 	k.restore, k.words.reset, k.vague, k.foreign = true, true, false, false
 	k.changed = false
-	if pending := k.answers.pending(); len(pending) == 1 && pending[0].kind == queried && !k.unsynced { // nothing is behind it
+	if k.isLast() {
 		k.words.found, k.names = k.words.found&touchForever, k.names[:0]
 		k.pin(k.pinned & touchForever)
 	}

@@ -113,6 +113,7 @@ func (k *link) conclude() {
 	if q.failed {
 		q.found = q.about
 	}
+	known := q.about&touchSet != 0 && q.found&touchSet == 0 // what it has set, as far as it can be asked
 	k.vague = k.vague || q.about&touchUnnamed != 0
 	if k.vague && q.about&touchSet != 0 {
 		q.found |= touchSet
@@ -120,7 +121,7 @@ func (k *link) conclude() {
 	if k.keepFor((k.pinned&^q.about | q.found) & touchPins); s.dead {
 		return
 	}
-	if q.about&touchSet != 0 && q.found&touchSet == 0 {
+	if known {
 		p, key := s.resource.pool, k.outcomeKey(q.about)
 		s.profile = p.Adopt(k.server, q.settings, s.startup, s.profile, reset)
 		if key != nil {
@@ -128,7 +129,7 @@ func (k *link) conclude() {
 		}
 	}
 	k.plainly.reset()
-	k.restore = true
+	k.restore = known || k.pinned&touchSet == 0 // what is not known, and only there, must not be put back
 	k.correct()
 	k.settle()
 	if !s.dead {

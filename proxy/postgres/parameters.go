@@ -21,19 +21,21 @@ type parameters struct {
 // readParameters reads a whole text. Comments, strings and bodies of functions are read like everything else: what looks
 // as if it was set, while it is not, does no harm. What is not plain to see counts as lasting, and as vague.
 func readParameters(sql []byte) (p parameters) {
+	unclear, inString := false, false // by what came before: escapes and comments, and single quotes
 	for i := 0; i < len(sql); {
-		if wordByte[sql[i]] == 0 {
+		if b := sql[i]; wordByte[b] == 0 {
 			i++
+			inString = inString != (b == '\'')
+			unclear = unclear || b == '\\' || i < len(sql) && (b == '-' && sql[i] == '-' || b == '/' && sql[i] == '*')
 			continue
 		}
 		word := wordAt(sql[i:])
-		before := sql[:i]
 		i += len(word)
 		switch {
 		case equalWord(word, "set"), equalWord(word, "reset"):
 			p.readName(sql[i:])
 		case equalWord(word, "set_config"):
-			p.readConfig(before, sql[i:])
+			p.readConfig(unclear || inString, sql[i:])
 		}
 	}
 	p.vague = p.vague || len(p.names) > mostNames
@@ -107,7 +109,7 @@ func commentEnd(b []byte) int {
 
 func (p *parameters) add(name string) {
 	name = strings.ToLower(name)
-	if !slices.Contains(p.names, name) {
+	if len(p.names) <= mostNames && !slices.Contains(p.names, name) {
 		p.names = append(p.names, name)
 	}
 }
@@ -158,16 +160,20 @@ func identifier(b []byte) (word, rest []byte, ok bool) {
 		}
 		rest = rest[1:]
 	}
-	return word, rest, len(word) > 0
+	return word, rest, len(word) > 0 && isPlainName(word)
 }
 
-// readConfig reads the call of set_config whose name stands between before and b.
-func (p *parameters) readConfig(before, b []byte) {
+// longestName is how long a name may be before the server cuts it (NAMEDATALEN), in bytes.
+const longestName = 63
+
+// isPlainName reports whether a part of a name means what it says: the server does not cut it, and its case is not in doubt.
+func isPlainName(word []byte) bool { return len(word) <= longestName && isASCII(string(word)) }
+
+// readConfig reads the call of set_config whose name stands before b; unclear is that it may stand in a string.
+func (p *parameters) readConfig(unclear bool, b []byte) {
 	arguments, ok := plainArguments(b)
-	inString := bytes.Count(before, []byte("'"))%2 == 1 || bytes.ContainsRune(before, '\\') ||
-		bytes.Contains(before, []byte("--")) || bytes.Contains(before, []byte("/*"))
 	switch {
-	case !ok || inString || len(arguments) != 3:
+	case !ok || unclear || len(arguments) != 3:
 		p.config, p.vague = true, true
 		return
 	case strings.EqualFold(arguments[2], "true"):
@@ -177,6 +183,8 @@ func (p *parameters) readConfig(before, b []byte) {
 	name, plain := literal(arguments[0])
 	switch {
 	case !plain:
+		p.vague = true
+	case !isASCII(name):
 		p.vague = true
 	case strings.Contains(name, "."):
 		p.add(name)

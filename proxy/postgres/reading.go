@@ -11,16 +11,21 @@ import (
 // reading is what a whole text says by its tokens, where words alone do not tell: whether what leaves a trace is a statement or a
 // call in plain sight or only stands in a string, and whether it is plain to see which parameter is set.
 type reading struct {
-	plain  touch    // what statements and calls in plain sight leave
-	names  []string // of parameters with a dot that are set
-	sets   bool     // a parameter is set, or reset, beyond the transaction
-	local  bool     // or for the transaction
-	vague  bool     // which one is not plain to see
-	hidden bool     // SQL is executed that is not in plain sight: whatever the server knows of is to be asked about
-	path   bool     // the search path may name the schema of temporary tables
-	closes bool     // and it may be anything
-	unsure bool     // strings may end elsewhere than they seem to: that depends on standard_conforming_strings
+	plain  touch      // what statements and calls in plain sight leave
+	names  []string   // of parameters with a dot that are set
+	sets   bool       // a parameter is set, or reset, beyond the transaction
+	local  bool       // or for the transaction
+	vague  bool       // which one is not plain to see
+	hidden bool       // SQL is executed that is not in plain sight: whatever the server knows of is to be asked about
+	path   bool       // the search path may name the schema of temporary tables
+	closes bool       // and it may be anything
+	unsure bool       // strings may end elsewhere than they seem to: that depends on standard_conforming_strings
+	quoted parameters // what strings say of parameters, which some function may execute
+	depth  int        // of strings within strings
 }
+
+// deepestRead is how deep strings are read that are executed, within strings that are.
+const deepestRead = 4
 
 // callsThatMatter are functions that leave something wherever they are called. They are among the keywords.
 var callsThatMatter = map[string]touch{
@@ -35,6 +40,11 @@ var interpreters = []string{"query_to_xml", "query_to_xmlschema", "query_to_xml_
 
 // readTokens reads a whole text, in a time proportional to its length.
 func readTokens(sql []byte) (r reading) {
+	r.read(sql)
+	return r
+}
+
+func (r *reading) read(sql []byte) {
 	var (
 		tokens    = sqltext.NewReader(sql)
 		statement []sqltext.Token
@@ -55,7 +65,6 @@ func readTokens(sql []byte) (r reading) {
 	}
 	r.readStatement(statement)
 	r.vague = r.vague || len(r.names) > mostNames
-	return r
 }
 
 func isSign(t sqltext.Token, sign byte) bool {
@@ -101,13 +110,15 @@ func (r *reading) readStatement(tokens []sqltext.Token) {
 
 // readMarks looks at each token by itself.
 func (r *reading) readMarks(tokens []sqltext.Token) {
-	settings, update := false, false
+	settings, update, defines := false, false, definesFunctionPlainly(tokens)
 	for i, t := range tokens {
 		switch {
 		case t.Kind == sqltext.Unterminated, t.Kind == sqltext.CodePoints && matters(tokens[i:]):
 			r.hide()
 		case t.Kind == sqltext.String && bytes.IndexByte(t.Text, '\\') >= 0:
 			r.unsure = true
+		case t.Kind == sqltext.String, t.Kind == sqltext.Dollar, t.Kind == sqltext.Escapes:
+			r.readString(t, defines)
 		case t.Is("into") && slices.ContainsFunc(tokens[i+1:min(len(tokens), i+3)], isTemp):
 			r.plain |= touchTemp
 		case isName(t, "pg_settings"):
@@ -117,6 +128,23 @@ func (r *reading) readMarks(tokens []sqltext.Token) {
 		}
 	}
 	r.sets = r.sets || settings && update // a rule of that view calls set_config
+}
+
+// definesFunctionPlainly reports whether a statement creates a function or procedure.
+func definesFunctionPlainly(tokens []sqltext.Token) bool {
+	return len(tokens) > 0 && tokens[0].Is("create") && slices.ContainsFunc(tokens[:min(len(tokens), 4)], func(t sqltext.Token) bool {
+		return t.Is("function") || t.Is("procedure")
+	})
+}
+
+// readString takes note of what a string says of parameters. body is that it is one of a function: what is not plain to see in it counts.
+func (r *reading) readString(t sqltext.Token, body bool) {
+	p := readParameters(t.Body())
+	r.quoted.config = r.quoted.config || p.config
+	r.quoted.vague = r.quoted.vague || p.vague && body
+	for _, name := range p.names {
+		r.quoted.add(name)
+	}
 }
 
 // hide takes note that anything may be executed.
@@ -131,7 +159,10 @@ func isTemp(t sqltext.Token) bool {
 // matters reports whether the identifier of code points at the front is a name that matters, or cannot be read.
 func matters(tokens []sqltext.Token) bool {
 	escape := byte('\\')
-	if len(tokens) > 2 && tokens[1].Is("uescape") && tokens[2].Kind == sqltext.String && len(tokens[2].Body()) == 1 {
+	if len(tokens) > 1 && tokens[1].Is("uescape") {
+		if len(tokens) == 2 || tokens[2].Kind != sqltext.String || len(tokens[2].Body()) != 1 {
+			return true
+		}
 		escape = tokens[2].Body()[0]
 	}
 	decoded, ok := sqltext.Decode(tokens[0].Body(), escape)
@@ -200,14 +231,26 @@ func (r *reading) readSet(tokens []sqltext.Token, reset bool) {
 	}
 	r.local, r.sets = r.local || local, r.sets || !local
 	name, rest, plain := parameterName(tokens)
-	if dotted := strings.Contains(name, "."); dotted && !local {
+	if dotted := strings.Contains(name, "."); dotted && !local && !strings.HasSuffix(name, ".") {
 		r.addName(name)
 	}
 	r.vague = r.vague || !plain && !local
-	if (name == "search_path" || name == "schema" || !plain) && slices.ContainsFunc(rest, sqltext.Token.Hides) {
+	if (name == "search_path" || name == "schema" || !plain) && hidesValue(rest) {
 		r.path = true
 	}
 }
+
+// hidesValue reports whether it is not plain to see what a parameter is set to: for escapes, or as a string goes on in another line.
+func hidesValue(tokens []sqltext.Token) bool {
+	for i, t := range tokens {
+		if t.Hides() || i > 0 && t.Kind == sqltext.String && isString(tokens[i-1]) {
+			return true
+		}
+	}
+	return false
+}
+
+func isString(t sqltext.Token) bool { return t.Kind == sqltext.String || t.Kind == sqltext.Escapes }
 
 func (r *reading) addName(name string) {
 	if !slices.Contains(r.names, name) && len(r.names) <= mostNames {
@@ -220,7 +263,7 @@ func parameterName(tokens []sqltext.Token) (name string, rest []sqltext.Token, p
 	for i := 0; i < len(tokens); i += 2 {
 		t := tokens[i]
 		body := t.Body()
-		if t.Kind != sqltext.Word && t.Kind != sqltext.Identifier || len(wordAt(body)) != len(body) && bytes.IndexByte(body, '$') < 0 {
+		if t.Kind != sqltext.Word && t.Kind != sqltext.Identifier || len(wordAt(body)) != len(body) && bytes.IndexByte(body, '$') < 0 || !isPlainName(body) {
 			return name, tokens[i:], false
 		}
 		name += strings.ToLower(string(body))
@@ -253,6 +296,11 @@ func (r *reading) readDo(tokens []sqltext.Token) {
 
 // readBody reads the body of a DO.
 func (r *reading) readBody(body []byte) {
+	if r.depth++; r.depth > deepestRead {
+		r.hide()
+		return
+	}
+	defer func() { r.depth-- }()
 	p := readParameters(body)
 	for _, name := range p.names {
 		r.addName(name)
@@ -264,30 +312,45 @@ func (r *reading) readBody(body []byte) {
 	r.plain |= words.found & touchPins &^ touchSet
 	r.sets = r.sets || p.config || words.found&touchSet != 0
 	r.vague = r.vague || p.vague
-	if executesMore(body) {
-		r.hide()
-	}
+	r.readCode(body)
 }
 
-// executesMore reports whether code in PL/pgSQL executes SQL that cannot be read in it: other than by EXECUTE of a simple string.
-func executesMore(body []byte) bool {
+// readCode reads code in PL/pgSQL for SQL that it executes: by EXECUTE of a simple string, by DO, and by the functions that do. What cannot
+// be read hides anything.
+func (r *reading) readCode(body []byte) {
 	var (
-		tokens  = sqltext.NewReader(body)
-		execute = false // was the last word
-		literal = false // and this stands behind it
+		tokens = sqltext.NewReader(body)
+		last   sqltext.Token
+		behind string // the word of those that matter behind which this stands: execute, execute and its string, or do
 	)
 	for t, ok := tokens.Next(); ok; t, ok = tokens.Next() {
+		was := behind
+		behind = ""
 		switch {
 		case t.Hides(), bytes.IndexByte(t.Text, '\\') >= 0:
-			return true
-		case execute && t.Kind != sqltext.String:
-			return true
-		case literal && !isSign(t, ';') && !t.Is("into") && !t.Is("using"):
-			return true
+			r.hide()
+			return
+		case was == "execute" && t.Kind == sqltext.String:
+			r.read(bytes.ReplaceAll(t.Body(), []byte("''"), []byte("'")))
+			behind = "string"
+		case was == "execute", was == "string" && !isSign(t, ';') && !t.Is("into") && !t.Is("using"):
+			r.hide()
+			return
+		case was == "do" && (t.Kind == sqltext.String || t.Kind == sqltext.Dollar):
+			r.readDo([]sqltext.Token{t})
+		case was == "do" && t.Is("language"): // which may be another one
+			r.hide()
+			return
+		case isSign(t, '('):
+			r.readCallOf(last)
+		case t.Is("execute"), t.Is("do"):
+			behind = strings.ToLower(string(t.Text))
 		}
-		execute, literal = t.Is("execute"), execute
+		last = t
 	}
-	return execute
+	if behind == "execute" {
+		r.hide()
+	}
 }
 
 // call is a function call, or whatever else is in parentheses, while it is read.
@@ -353,7 +416,7 @@ func (r *reading) readConfig(tokens []sqltext.Token, c call, end int) {
 		r.local = true
 	} else {
 		r.sets, r.local = true, true
-		r.vague = r.vague || !plain
+		r.vague = r.vague || !plain || !isASCII(name)
 		if strings.Contains(name, ".") {
 			r.addName(name)
 		}
@@ -405,6 +468,15 @@ func (t touch) settled(text []byte) (found, plain touch, names []string) {
 	}{{r.sets, touchSet}, {r.local, touchLocal}, {r.vague, touchSet | touchUnnamed}, {r.hidden, touchHidden}, {r.path, touchPath}, {r.closes, touchClose}} {
 		if says.is {
 			found |= says.touch
+		}
+	}
+	if t&(touchSet|touchConfig) != 0 && (r.quoted.config || r.quoted.vague || len(r.quoted.names) > 0) {
+		found |= touchSet
+		for _, name := range r.quoted.names {
+			r.addName(name)
+		}
+		if names = r.names; r.quoted.vague || len(names) > mostNames {
+			found |= touchUnnamed
 		}
 	}
 	if len(names) > 0 && found&touchSet != 0 {

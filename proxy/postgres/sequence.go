@@ -13,7 +13,7 @@ import (
 
 // mayAskSequences reports whether a text could say lastval or currval, at a glance.
 func mayAskSequences(sql []byte) bool {
-	for _, val := range []string{"val", "VAL", "Val"} {
+	for _, val := range []string{"val", "VAL", "Val", "vaL"} {
 		if bytes.Contains(sql, []byte(val)) {
 			return true
 		}
@@ -35,14 +35,14 @@ func (k *link) guardSequences(r *rewriting, i int, t touch) {
 	k.foreign = false
 }
 
-// guardQuery is guardSequences for a Query at i, as much of it as has come.
-func (k *link) guardQuery(r *rewriting, i int, sql []byte) {
-	if !k.foreign || !mayAskSequences(sql) {
+// guardChunk is guardSequences for all that has come from the client when its first message, at i, is looked at.
+func (k *link) guardChunk(r *rewriting, i int) {
+	if !k.foreign || k.unsynced || !k.fresh || !mayAskSequences(r.chunk[i:]) {
 		return
 	}
 	var words scanner
 	words.begin()
-	words.feed(sql)
+	words.feed(r.chunk[i:])
 	words.end()
 	k.guardSequences(r, i, words.found)
 }

@@ -265,6 +265,7 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	if k.answers.empty() && !k.unsynced {
 		k.timeQuery()
 	}
+	k.guardChunk(r, i)
 	switch m[0] {
 	case pgwire.Query, pgwire.FunctionCall:
 		if !k.certain(r, i) {
@@ -283,8 +284,6 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 			t := calls(m)
 			k.guardSequences(r, i, t)
 			k.words.found |= t
-		} else {
-			k.guardQuery(r, i, m[pgwire.HeaderSize:min(len(m), pgwire.HeaderSize+body)])
 		}
 		k.query(m[0], body)
 	case pgwire.Sync:
