@@ -141,12 +141,18 @@ type Resource struct {
 	Pinning     Pinning              `yaml:"pinning" eg:"refuse"`                                                                                    // pin | warn | refuse: what becomes of a session in pool mode transaction or statement that leaves something on its server connection which cannot follow it to another, as LISTEN does: it keeps the connection, and that is logged, or it is refused (pin)
 	Pinned      int                  `yaml:"pinned" weir:"zero=off" eg:"10"`                                                                         // sessions that may keep a server connection so at once; the next one is refused (off)
 	Reset       Reset                `yaml:"reset" eg:"always"`                                                                                      // detected | always: in pool mode transaction or statement, what a session leaves on a server connection is put back where it was noticed, or everything is whenever the connection comes to another client; docs/explanation/pooling.md says who needs that (detected)
+	Statements  Statements           `yaml:"statements" eg:"{ max_age: 10m }"`                                                                       // prepared statements, which clients share
 	Rate        *limiter.Rate        `yaml:"rate" eg:"{ per_second: 2000, burst: 500 }"`                                                             // transactions that may start, whole fleet (unlimited)
 	Queue       limiter.Queue        `yaml:"queue" eg:"{ wait: 2s, length: auto }"`                                                                  // clients that wait for a server connection
 	Adaptive    *limiter.Adaptive    `yaml:"adaptive" eg:"{ min: 4 }"`                                                                               // limit on running transactions below the budget, found from how long they take (enabled)
 	Breaker     breaker.Config       `yaml:"breaker" eg:"{ failures: 3, cooldown: 1s }"`                                                             // stops asking a database that does not answer
 	Timeouts    Timeouts             `yaml:"timeouts" eg:"{ connect: 5s, idle_in_transaction: 60s }"`                                                // how long things may take
 	Callers     []limiter.CallerRule `yaml:"callers" eg:"[{ name: reports, match: { user: reports } }]"`                                             // rules for some of the clients; the first match wins (everybody is the same)
+}
+
+// Statements are the prepared statements that the clients of one resource share.
+type Statements struct {
+	MaxAge time.Duration `yaml:"max_age" weir:"zero=off" eg:"10m"` // age at which a statement is made anew when a client prepares it, in case the schema was changed other than through weir (10m)
 }
 
 // Timeouts bound how long things may take on one resource.
@@ -211,6 +217,7 @@ func DefaultResource() Resource {
 		PoolMode:    PoolTransaction,
 		Pinning:     Pin,
 		Reset:       ResetDetected,
+		Statements:  Statements{MaxAge: 10 * time.Minute},
 		Queue:       limiter.Queue{}.WithDefaults(),
 		Adaptive:    new(limiter.Adaptive{Enabled: true}.WithDefaults()),
 		Breaker:     breaker.Config{}.WithDefaults(),

@@ -40,7 +40,7 @@ var credentials = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://[^@/?#]*:[^@/?#
 func (r *reader) checkKept(path string, secret bool) {
 	if file, ok := r.inFiles[path]; ok {
 		if problem := r.src.exposed(r.src.located(file)); problem != "" {
-			r.warn(path, "is in the file "+short(file)+", which "+problem)
+			r.warn(path, "is in the file "+file+", which "+problem)
 		}
 	}
 	if secret && !r.expanded[path] {
@@ -63,7 +63,7 @@ func (r *reader) checkFiles(cfg *Config) {
 func (r *reader) checkUpstreamFiles(path string, u *upstream.Upstream) {
 	for _, file := range u.SecretFiles() {
 		if problem := r.src.exposed(file); problem != "" {
-			r.warn(path, "uses the file "+short(file)+", which "+problem)
+			r.warn(path, "uses the file "+file+", which "+problem)
 		}
 	}
 }

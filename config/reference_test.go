@@ -60,8 +60,8 @@ same machine, without asking them for a password.
   and say in a warning that they have no effect yet.
 - ` + "`${NAME}`" + ` in a value is replaced by an environment variable, ` + "`${file:/run/secrets/name}`" + ` by the content of a file
   without the line ends behind it; ` + "`$$`" + ` is one ` + "`$`" + `. An unset variable or an unreadable file is a mistake. Inside
-  ` + "`{ }` and `[ ]`" + ` such a value needs quotes. As the password of a DSN it is inserted as it is: a value that could not
-  stand in a URL is percent-encoded, and between key=value pairs it is escaped.
+  ` + "`{ }` and `[ ]`" + ` such a value needs quotes. In an upstream or a Redis URL it is inserted as it is: where it stands for
+  one part, such as the password, weir escapes it, and it must not be percent-encoded before.
 - Secrets (passwords, tokens, the passwords in upstreams and Redis URLs) appear in no message, log or dump.
 - Durations have a unit: ` + "`500ms`, `2s`, `10m`, `1h`" + `. Numbers and durations are above 0, except where the meaning of 0
   is given.
@@ -94,7 +94,8 @@ called ` + "`weir` or `pgbouncer`" + `, which are the console; ` + "`adaptive.mi
 ` + "`cooldown` above `max_cooldown`" + `; an upstream that is weir itself; a caller's rule that an earlier one hides.
 
 Warned of: ` + "`trust`" + ` on an address that other machines can reach; ` + "`password`" + ` where TLS is not required; ` + "`client_ca`" + ` with
-a mode that does not ask for certificates.
+a mode that does not ask for certificates; an upstream where somebody else could answer (docs/explanation/upstream.md has more of
+upstreams); files with secrets that every user of the machine can read.
 `
 
 // The page is made of the comments and tags of the settings, and those are held against what the code really does.

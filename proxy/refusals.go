@@ -31,7 +31,7 @@ type RefusalRecord struct {
 	Limit        string    `json:"limit" help:"Against what."`
 	WaitedMillis int64     `json:"waited_ms" help:"How long the transaction had waited, in milliseconds."`
 	RetryMillis  int64     `json:"retry_after_ms" help:"When it was told to come back, before that was spread by a quarter; 0: it was not told."`
-	Cause        string    `json:"cause" help:"Why the breaker is open; else empty."`
+	Cause        string    `json:"cause" help:"Why the breaker is open, or the login was refused; else empty."`
 }
 
 // NewRefusals remembers nothing yet.

@@ -247,6 +247,9 @@ func (c *conn) authenticate(who login, keys *scram.Keys, may upstream.Policy) er
 		case authSASL:
 			answer, err = exchange.First(string(body))
 		case authContinue:
+			if !may.FewRounds && upstream.FewRounds(body) {
+				return upstream.Refuse("scram-sha-256")
+			}
 			answer, err = exchange.Final(string(body))
 		case authFinal:
 			err = exchange.Verify(string(body))

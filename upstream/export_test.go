@@ -9,3 +9,6 @@ func Ways(u *Upstream) (all [][]*pgconn.FallbackConfig) {
 	}
 	return all
 }
+
+// Settings is what a connection string has.
+var Settings = settings

@@ -82,6 +82,9 @@ var others = []struct{ names, whose, instead string }{
 // readKeywords takes from what pgconn would send to the server all that is not meant for it.
 func (r *reading) readKeywords() error {
 	params := r.cfg.RuntimeParams
+	if _, nameless := params[""]; nameless { // would end the list of parameters in a startup packet
+		return &Mistake{"has a value without a name", Shape}
+	}
 	for _, k := range keywords {
 		value, ok := params[k.name]
 		if !ok || k.take == nil {

@@ -24,18 +24,19 @@ import (
 // when it was asked for its password, or nothing for a client that has hung up.
 type impostor struct {
 	net.Listener
-	ask  []byte // in pieces of one byte
-	cert *tls.Certificate
-	said chan string
+	ask    []byte // in pieces of one byte
+	rounds int    // of SCRAM, of which the second message counts then
+	cert   *tls.Certificate
+	said   chan string
 }
 
-func newImpostor(t *testing.T, network, address string, ask []byte, cert *tls.Certificate) *impostor {
+func newImpostor(t *testing.T, network, address string, ask []byte, rounds int, cert *tls.Certificate) *impostor {
 	t.Helper()
 	l, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := &impostor{l, ask, cert, make(chan string, 10)}
+	i := &impostor{l, ask, rounds, cert, make(chan string, 10)}
 	done := make(chan struct{})
 	t.Cleanup(func() { _ = l.Close(); <-done })
 	go i.serve(done)
@@ -79,6 +80,17 @@ func (i *impostor) meet(conn net.Conn) string {
 	for _, b := range i.ask {
 		_, _ = conn.Write([]byte{b})
 	}
+	if i.rounds > 0 {
+		head := make([]byte, 5)
+		_, _ = io.ReadFull(conn, head)
+		first := make([]byte, max(0, int(head[3])<<8+int(head[4])-4))
+		_, _ = io.ReadFull(conn, first)
+		_, nonce, _ := strings.Cut(string(first), ",r=")
+		challenge := fmt.Sprintf("r=%sours,s=c2FsdHNhbHQ=,i=%d", nonce, i.rounds)
+		for _, b := range append([]byte{'R', 0, 0, 0, byte(8 + len(challenge)), 0, 0, 0, 11}, challenge...) {
+			_, _ = conn.Write([]byte{b})
+		}
+	}
 	var answer [1]byte
 	_, _ = io.ReadFull(conn, answer[:])
 	return strings.Trim(string(answer[:]), "\x00")
@@ -110,37 +122,42 @@ func TestWhatIsShownToWhoeverAnswers(t *testing.T) {
 	}
 	const plain, encrypted, socket = "without TLS", "with TLS", "by a Unix socket"
 	tests := []struct {
-		how, query           string
-		password, md5, scram bool
+		how, query                string
+		password, md5, scram, few bool
 	}{
-		{plain, "", false, false, true},
-		{plain, "sslmode=disable", false, true, true},
-		{plain, "sslmode=prefer", false, false, true},
-		{plain, "sslmode=allow", false, false, true},
-		{plain, "sslmode=require", false, false, false},
-		{plain, "require_auth=password", true, false, false},
-		{plain, "require_auth=md5", false, true, false},
-		{plain, "sslmode=disable&require_auth=md5,password", true, true, false},
-		{plain, "sslmode=disable&require_auth=!md5", true, false, true},
-		{encrypted, "", false, false, true},
-		{encrypted, "sslmode=prefer", false, false, true},
-		{encrypted, "sslmode=require", true, true, true},
-		{encrypted, "sslmode=verify-full&sslrootcert=" + root, true, true, true},
-		{encrypted, "sslmode=verify-ca&sslrootcert=" + root, true, true, true},
-		{encrypted, "sslmode=disable", false, true, true},
-		{encrypted, "require_auth=scram-sha-256", false, false, true},
-		{socket, "", true, true, true},
+		{plain, "", false, false, true, false},
+		{plain, "sslmode=disable", false, true, true, true},
+		{plain, "sslmode=prefer", false, false, true, false},
+		{plain, "sslmode=allow", false, false, true, false},
+		{plain, "sslmode=require", false, false, false, false},
+		{plain, "require_auth=password", true, false, false, false},
+		{plain, "require_auth=md5", false, true, false, false},
+		{plain, "sslmode=disable&require_auth=md5,password", true, true, false, false},
+		{plain, "sslmode=disable&require_auth=!md5", true, false, true, true},
+		{encrypted, "", false, false, true, false},
+		{encrypted, "sslmode=prefer", false, false, true, false},
+		{encrypted, "sslmode=require", true, true, true, true},
+		{encrypted, "sslmode=verify-full&sslrootcert=" + root, true, true, true, true},
+		{encrypted, "sslmode=verify-ca&sslrootcert=" + root, true, true, true, true},
+		{encrypted, "sslmode=disable", false, true, true, true},
+		{encrypted, "require_auth=scram-sha-256", false, false, true, true},
+		{socket, "", true, true, true, true},
 	}
 	for _, test := range tests {
 		for asked, ask := range map[string]struct {
 			message []byte
 			want    bool
+			rounds  int
 		}{
-			"password":             {askPassword, test.password},
-			"password later":       {askPasswordLater, test.password},
-			"md5":                  {askMD5, test.md5},
-			"scram-sha-256":        {askSCRAM, test.scram},
-			"password behind much": {append([]byte("S\x00\x00\x01\x03a\x00"+strings.Repeat("x", 252)+"\x00"), askPassword...), test.password},
+			"password":                  {askPassword, test.password, 0},
+			"password later":            {askPasswordLater, test.password, 0},
+			"md5":                       {askMD5, test.md5, 0},
+			"scram-sha-256":             {askSCRAM, test.scram, 0},
+			"password when all is well": {append([]byte("R\x00\x00\x00\x08\x00\x00\x00\x00"), askPassword...), false, 0},
+			"md5 when all is well":      {append([]byte("R\x00\x00\x00\x08\x00\x00\x00\x00"), askMD5...), false, 0},
+			"password behind much":      {append([]byte("S\x00\x00\x01\x03a\x00"+strings.Repeat("x", 252)+"\x00"), askPassword...), test.password, 0},
+			"SCRAM with many rounds":    {askSCRAM, test.scram, 4096},
+			"SCRAM with few rounds":     {askSCRAM, test.few, 4095},
 		} {
 			t.Run(test.how+"/"+test.query+"/"+asked, func(t *testing.T) {
 				network, address := "tcp", "127.0.0.1:0"
@@ -152,7 +169,7 @@ func TestWhatIsShownToWhoeverAnswers(t *testing.T) {
 				if test.how == encrypted {
 					certificate = &cert
 				}
-				there := newImpostor(t, network, address, ask.message, certificate)
+				there := newImpostor(t, network, address, ask.message, ask.rounds, certificate)
 				text := "postgres://app:" + secret + "@" + there.Addr().String() + "/orders?" + test.query
 				if test.how == socket {
 					text = "host=" + dir + " user=app password=" + secret
@@ -186,7 +203,7 @@ func TestWhatIsShownToWhoeverAnswers(t *testing.T) {
 // A host of another machine is told by its name; here it is this one.
 func TestNothingIsSaidToAHostWithoutTLS(t *testing.T) {
 	none(t)
-	there := newImpostor(t, "tcp", "127.0.0.1:0", askSCRAM, nil)
+	there := newImpostor(t, "tcp", "127.0.0.1:0", askSCRAM, 0, nil)
 	_, port, _ := net.SplitHostPort(there.Addr().String())
 	c := parse(t, "postgres://app:"+secret+"@db.example:"+port+"/orders").Config()
 	c.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"127.0.0.1"}, nil }

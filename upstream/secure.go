@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -19,17 +21,25 @@ import (
 //
 //	                    TLS, certificate   TLS, any certificate   TLS, any certificate   without TLS        Unix
 //	the server asks for verified           sslmode=require        otherwise                                 socket
-//	SCRAM               yes                yes                    yes                    yes                yes
+//	SCRAM, 4096 rounds  yes                yes                    yes                    yes                yes
+//	SCRAM, fewer        yes                yes                    no                     sslmode=disable    yes
 //	an md5 hash         yes                yes                    no                     sslmode=disable    yes
 //	the password        yes                yes                    no                     no                 yes
 //
-// SCRAM shows the password to nobody, and proves who the server is. An md5 hash lets everybody who reads it try billions of
-// guesses a second, so it is for those who have decided that nobody can. require_auth in the connection string says otherwise.
+// SCRAM shows the password to nobody, and proves who the server is. An md5 hash, or SCRAM with as few rounds as somebody likes who
+// is not the server, lets whoever reads it try billions of guesses a second, so it is for those who have decided that nobody does.
+// require_auth in the connection string says otherwise.
 //
 // Without sslmode a server of another machine must speak TLS (sslmode=require); one of this machine may (sslmode=prefer).
 
 // Policy is what a server may be shown that asks for it.
-type Policy struct{ MD5, Password bool }
+type Policy struct {
+	Password, MD5 bool
+	FewRounds     bool // SCRAM with fewer than fewestRounds
+}
+
+// fewestRounds of SCRAM's key derivation are what PostgreSQL has unless scram_iterations says otherwise, and what RFC 7677 wants.
+const fewestRounds = 4096
 
 // trust is what a connection string says of those who answer.
 type trust struct {
@@ -40,10 +50,11 @@ type trust struct {
 
 func (t trust) policy(encrypted, socket bool) Policy {
 	if t.requireAuth != "" {
-		return Policy{Password: t.allows("password"), MD5: t.allows("md5")}
+		return Policy{Password: t.allows("password"), MD5: t.allows("md5"), FewRounds: t.allows("scram-sha-256")}
 	}
 	private := socket || encrypted && (t.verified || t.mode == "require")
-	return Policy{Password: private, MD5: private || !encrypted && t.mode == "disable"}
+	guessable := private || !encrypted && t.mode == "disable"
+	return Policy{Password: private, MD5: guessable, FewRounds: guessable}
 }
 
 // allows reads require_auth, whose form pgconn has checked: methods, or methods that are not allowed.
@@ -207,22 +218,32 @@ func (e *Unsafe) Error() string { return e.What + "; " + e.Do }
 // Unwrap is pgconn's error, if there was one.
 func (e *Unsafe) Unwrap() error { return e.err }
 
+// unsafeErrors are pgconn's when a server is not what the connection string asks for, or not the server; it has no types for them.
+var unsafeErrors = []struct{ text, do string }{
+	{"server refused TLS connection", "expected a server that speaks TLS, or sslmode=disable in the connection string where nobody can listen or answer on the way"},
+	{"failed to verify certificate", "expected a certificate that sslrootcert vouches for, of the host by its name"},
+	{"x509: ", "expected a certificate that sslrootcert vouches for"},
+	{"require_auth check failed", "expected a method that require_auth has"},
+	{"channel binding", "expected a server that proves the password together with its certificate"},
+	{"sslcertmode check failed", "expected a server that asks for the certificate in sslcert"},
+	{"invalid SCRAM ServerSignature", "expected a server that knows the password, too"},
+}
+
 // Explain makes of an error of a connect what an operator can use.
 func (u *Upstream) Explain(err error) error {
-	if err == nil || !strings.Contains(err.Error(), "server refused TLS connection") {
+	if err == nil {
+		return nil
+	}
+	broken, pgErr := (*Unsafe)(nil), (*pgconn.PgError)(nil)
+	if errors.As(err, &broken) || errors.As(err, &pgErr) {
 		return err
 	}
-	if unsafe := (*Unsafe)(nil); errors.As(err, &unsafe) { // of another way to the same server
-		return err
+	for _, known := range unsafeErrors {
+		if strings.Contains(err.Error(), known.text) {
+			return &Unsafe{What: err.Error(), Do: known.do, err: err}
+		}
 	}
-	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) {
-		return err
-	}
-	return &Unsafe{
-		What: err.Error(),
-		Do:   "expected a server that speaks TLS, or sslmode=disable in the upstream where nobody can listen or answer on the way",
-		err:  err,
-	}
+	return err
 }
 
 // loginReader reads along with a login to see how the server wants it to go. pgconn gets to see a request only after it was found
@@ -232,9 +253,11 @@ type loginReader struct {
 	cfg    *pgconn.Config
 	policy Policy
 
-	over bool
+	in   bool   // the server has let us in
+	over bool   // it has told all that it has to tell
 	head []byte // of the message that is under way, as far as it is read
 	skip int    // what is left of it
+	body []byte // of SCRAM's challenge, as far as it is read
 }
 
 // loginHead is the header of a message and the code of an Authentication message.
@@ -246,7 +269,13 @@ const (
 	authCleartext = 3
 	authMD5       = 5
 	authSASL      = 10
+	authChallenge = 11
 )
+
+var errBehindOk = errors.New("the server asks for a proof of the password when it has let us in")
+
+// longestChallenge is how much of a challenge is looked at; libpq takes no longer request.
+const longestChallenge = 2000
 
 func (l *loginReader) Read(b []byte) (int, error) {
 	n, err := l.Reader.Read(b)
@@ -264,8 +293,14 @@ func (l *loginReader) look(b []byte) error {
 	for len(b) > 0 && !l.over {
 		if l.skip > 0 {
 			n := min(l.skip, len(b))
+			if l.body != nil && len(l.body) < longestChallenge {
+				l.body = append(l.body, b[:n]...)
+			}
 			l.skip -= n
 			b = b[n:]
+			if err := l.challengeRead(); err != nil {
+				return err
+			}
 			continue
 		}
 		l.head = append(l.head, b[0])
@@ -284,6 +319,7 @@ func (l *loginReader) headRead() error {
 	}
 	length := int(l.head[1])<<24 | int(l.head[2])<<16 | int(l.head[3])<<8 | int(l.head[4])
 	if l.head[0] != 'R' {
+		l.over = l.over || l.head[0] == 'Z'
 		l.skip, l.head = max(0, length-4), l.head[:0]
 		return nil
 	}
@@ -293,28 +329,64 @@ func (l *loginReader) headRead() error {
 	code := int(l.head[5])<<24 | int(l.head[6])<<16 | int(l.head[7])<<8 | int(l.head[8])
 	l.skip, l.head = max(0, length-8), l.head[:0]
 	switch {
+	case l.in: // pgconn would answer
+		return errBehindOk
 	case code == authOk:
-		l.over = true
+		l.in = true
 	case code == authCleartext && !l.policy.Password:
 		return Refuse("password")
 	case code == authMD5 && !l.policy.MD5:
 		return Refuse("md5")
 	case code == authSASL:
 		l.cfg.Password = auth.Prepare(l.cfg.Password)
+	case code == authChallenge && !l.policy.FewRounds:
+		l.body = make([]byte, 0, 128)
 	}
 	return nil
 }
 
-// Refuse is the error of a login in which the server asked for what the policy does not allow: password or md5.
+// rounds finds the number in SCRAM's server-first-message (r=…,s=…,i=…).
+var rounds = regexp.MustCompile(`,i=([0-9]+)$`)
+
+// challengeRead deals with SCRAM's challenge once all of it has come.
+func (l *loginReader) challengeRead() error {
+	if l.body == nil || l.skip > 0 {
+		return nil
+	}
+	few := FewRounds(l.body)
+	l.body = nil
+	if few {
+		return Refuse("scram-sha-256")
+	}
+	return nil
+}
+
+// FewRounds says that a challenge of SCRAM asks for so few that the password can be guessed from the answer. What is no challenge is
+// for others to refuse.
+func FewRounds(challenge []byte) bool {
+	found := rounds.FindSubmatch(challenge)
+	if found == nil {
+		return false
+	}
+	n, err := strconv.Atoi(string(found[1]))
+	return err == nil && n < fewestRounds
+}
+
+// Refuse is the error of a login in which the server asked for what the policy does not allow: password, md5, or scram-sha-256 with
+// few rounds.
 func Refuse(method string) error {
-	what := "the password itself"
-	if method == "md5" {
-		what = "an md5 hash of the password, which can be guessed,"
+	what := map[string]string{
+		"password":      "the password itself",
+		"md5":           "an md5 hash of the password, which can be guessed,",
+		"scram-sha-256": fmt.Sprintf("SCRAM with fewer than %d rounds, by which the password can be guessed,", fewestRounds),
+	}[method]
+	instead := "scram-sha-256 in the server's pg_hba.conf"
+	if method == "scram-sha-256" {
+		instead = "scram_iterations of the server to be that many"
 	}
 	return &Unsafe{
 		What: fmt.Sprintf("the server asks for %s over a connection on which anybody may be the server, and does not get it", what),
-		Do: fmt.Sprintf("expected scram-sha-256 in the server's pg_hba.conf, sslmode=verify-full in the upstream, or require_auth=%s there to send it nevertheless",
-			method),
+		Do:   fmt.Sprintf("expected %s, sslmode=verify-full in the connection string, or require_auth=%s there to send it nevertheless", instead, method),
 	}
 }
 

@@ -1,7 +1,9 @@
 package upstream
 
 import (
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -97,10 +99,17 @@ func firstValue(text string) (value, rest string) {
 
 var quoteValue = strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 
-// with is a connection string with one more setting, which comes last and so counts.
+// with is a connection string with one more setting, or another value of one. Of pairs all are written anew: what is put behind the
+// last one might become its value.
 func with(text, key, value string) string {
 	if !isURL(text) {
-		return text + " " + key + "='" + quoteValue.Replace(value) + "'"
+		pairs := settingsOfPairs(text)
+		pairs[key] = value
+		var b strings.Builder
+		for _, name := range slices.Sorted(maps.Keys(pairs)) {
+			b.WriteString(name + "='" + quoteValue.Replace(pairs[name]) + "' ")
+		}
+		return b.String()
 	}
 	separator := "?"
 	if _, query, found := splitURL(text); found {

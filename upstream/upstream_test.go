@@ -194,6 +194,12 @@ func TestWhichHostsMustSpeakTLS(t *testing.T) {
 	}{
 		{"postgres://db/orders", "", tlsOnly, noSSLMode},
 		{"host=db", "", tlsOnly, noSSLMode},
+		{"host=db password=", "", tlsOnly, noSSLMode},
+		{"host=db sslmode=", "", tlsOnly, noSSLMode},
+		{"postgres://db/orders?sslmode=", "", tlsOnly, noSSLMode},
+		{"postgres://db/orders?", "", tlsOnly, noSSLMode},
+		{"postgres://db/orders?application_name=x&", "", tlsOnly, noSSLMode},
+		{"host='db'user=app", "", tlsOnly, noSSLMode},
 		{"host=db password='x sslmode=disable'", "", tlsOnly, noSSLMode},
 		{"postgres://app:sslmode=disable@db/orders", "", tlsOnly, noSSLMode},
 		{"postgres://app:p?sslmode=disable@db/orders", "", tlsOnly, noSSLMode},

@@ -39,3 +39,14 @@ func passwordsIn(arg string) (found []part) {
 	}
 	return found
 }
+
+// withoutPasswords is a text that may quote arguments, without their passwords.
+func withoutPasswords(text string) string {
+	out := []byte(text)
+	for _, p := range passwordsIn(text) {
+		for i := p.from; i < p.to; i++ {
+			out[i] = '*'
+		}
+	}
+	return string(out)
+}

@@ -41,6 +41,21 @@ func TestPasswordsInArguments(t *testing.T) {
 	}
 }
 
+func TestComplaintsAboutArgumentsHaveNoPasswords(t *testing.T) {
+	for _, args := range [][]string{
+		{"serve", "postgres://app:hush-hush@db/orders"},
+		{"serve", "--upsteam=postgres://app:hush-hush@db/orders"},
+		{"serve", "--upstream", "postgres://app:hush-hush@db:x/orders"},
+		{"serve", "--config=a", "--upstream=postgres://app:hush-hush@db/orders"},
+		{"storm", "--dsn=postgres://app:hush-hush@db:x/orders", "--load=5/s for 1s"},
+		{"postgres://app:hush-hush@db/orders"},
+	} {
+		if got := weirRun(t, args...); got.code != exitUsage || strings.Contains(got.stderr+got.stdout, "hush-hush") {
+			t.Errorf("%v: exit code %d, says %s", args[0], got.code, got.stderr)
+		}
+	}
+}
+
 // ps shows what /proc has.
 func TestNobodySeesThePasswordOnTheCommandLine(t *testing.T) {
 	if runtime.GOOS != "linux" {

@@ -66,7 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	if err != nil {
-		term.complain("weir: %v\nRun \"weir --help\" to see what is possible.", err)
+		term.complain("weir: %s\nRun \"weir --help\" to see what is possible.", withoutPasswords(err.Error()))
 		return exitUsage
 	}
 	command.BindTo(ctx, (*context.Context)(nil))

@@ -249,6 +249,7 @@ func (w *weir) options(cfg *config.Config) (postgres.Options, error) {
 			Pinning:  postgres.Pinning(r.Pinning),
 			Pinned:   r.Pinned,
 			Reset:    postgres.Reset(r.Reset),
+			MaxAge:   r.Statements.MaxAge,
 			Queue:    r.Queue,
 			Timeouts: postgres.Timeouts{
 				Query:             r.Timeouts.Query,

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -13,6 +14,7 @@ import (
 // are now. Call it first, after Shared where that is used; it is not for tests that run in parallel.
 func NoLeaks(tb testing.TB) {
 	tb.Helper()
+	startPoller()
 	goroutines, files := runtime.NumGoroutine(), openFiles(tb)
 	tb.Cleanup(func() {
 		tb.Helper()
@@ -31,6 +33,14 @@ func NoLeaks(tb testing.TB) {
 			goroutines, runtime.NumGoroutine(), files, openFiles(tb), stacks.String())
 	})
 }
+
+// startPoller has the Go runtime open the files of its poller, which it keeps, so that the first test to need it is not held to them. Under
+// go test there is a poller from the start, in a test binary that is run by itself there is none.
+var startPoller = sync.OnceFunc(func() {
+	if r, w, err := os.Pipe(); err == nil {
+		_, _ = r.Close(), w.Close()
+	}
+})
 
 // openFiles counts this process' descriptors; the one that looks is always among them.
 func openFiles(tb testing.TB) int {

@@ -23,23 +23,28 @@ const (
 // content is what a Parse prepares, whatever the client calls it: a text, the types of its parameters, and the settings under
 // which it is understood. Clients that prepare the same share it, and on the servers it goes by one name.
 type content struct {
-	number      atomic.Uint64 // of that name; another one once the statement is outdated, or it is not known which servers have it
-	since       atomic.Uint64 // the number that it got when it was outdated last; 0: it never was
-	key         string        // of both of the following, in the texts; empty when not shared
-	plan        string        // the settings: see pool.Profile.Plan
-	text        string        // the body of Parse behind the name; empty when too long to keep
-	found       touch         // what executing it may leave in the session
-	plain       touch         // or surely does
-	names       []string      // of parameters that it sets, and that have to be asked for by name
-	common      atomic.Bool   // was asked for more than once
-	ends        bool          // it is COMMIT or ROLLBACK
-	resets      bool          // it may bring back what was set at startup
-	executes    string        // the statement that it is EXECUTE of
-	behind      int           // where in the text the parameters of EXECUTE begin
-	deallocates string        // the statement that it is DEALLOCATE of
-	forgets     bool          // it may be DEALLOCATE or DISCARD
-	tampers     bool          // it may change what is prepared without saying so
-	query       bool          // it is a query or changes data: the server answers its Parse like any other's
+	number      atomic.Uint64          // of that name; another one once the statement is outdated, or it is not known which servers have it
+	since       atomic.Uint64          // the number that it got when it was outdated last; 0: it never was
+	key         string                 // of both of the following, in the texts; empty when not shared
+	schema      uint64                 // which of the schemas that there were it was prepared under: see isFresh
+	made        int64                  // when, by the loops' clock
+	superseded  bool                   // there is another one of this key; guarded by the lock of its texts
+	types       atomic.Pointer[string] // of its parameters, as ParameterDescription has them; nil: nobody was told them
+	plan        string                 // the settings: see pool.Profile.Plan
+	text        string                 // the body of Parse behind the name; empty when too long to keep
+	found       touch                  // what executing it may leave in the session
+	plain       touch                  // or surely does
+	names       []string               // of parameters that it sets, and that have to be asked for by name
+	common      atomic.Bool            // was asked for more than once
+	ends        bool                   // it is COMMIT or ROLLBACK
+	resets      bool                   // it may bring back what was set at startup
+	executes    string                 // the statement that it is EXECUTE of
+	behind      int                    // where in the text the parameters of EXECUTE begin
+	deallocates string                 // the statement that it is DEALLOCATE of
+	alters      bool                   // it may change the schema
+	forgets     bool                   // it may be DEALLOCATE or DISCARD
+	tampers     bool                   // it may change what is prepared without saying so
+	query       bool                   // it is a query or changes data: the server answers its Parse like any other's
 	class       limiter.Fingerprint
 	speaks      bool // there is a comment for us ahead of it
 
@@ -66,6 +71,7 @@ func newContent(number uint64, plan, text string) *content {
 	words.feed(sql)
 	words.end()
 	c.found, c.plain, c.names = words.found.settled(sql)
+	c.alters = changesSchema(sql, c.found)
 	c.forgets = words.forget
 	c.tampers = mayTamper(sql, c.found, c.forgets)
 	c.resets = words.reset
@@ -115,20 +121,25 @@ func appendKey(dst []byte, plan string, text []byte) []byte {
 	return append(append(dst, plan...), text...)
 }
 
-// take returns the content with that key, with a reference for the caller; number gives a new one its number. It returns nil
-// when there is too much text already.
-func (t *texts) take(key []byte, number func() uint64) *content {
+// take returns the content with that key, with a reference for the caller, unless that is not fresh any more; number gives a new one its
+// number, schema and now say when it was made. It returns nil when there is too much text already.
+func (t *texts) take(key []byte, number func() uint64, fresh func(*content) bool, schema uint64, now int64) *content {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if c := t.known[string(key)]; c != nil {
-		t.retainLocked(c)
-		c.common.Store(true)
-		return c
+	old := t.known[string(key)]
+	if old != nil && fresh(old) {
+		t.retainLocked(old)
+		old.common.Store(true)
+		return old
 	}
 	whole := string(key)
 	plan := 4 + int(binary.BigEndian.Uint32(key))
 	c := newContent(number(), whole[4:plan], whole[plan:])
-	c.key = whole
+	c.key, c.schema, c.made = whole, schema, now
+	if old != nil {
+		c.common.Store(true)
+		t.supersedeLocked(old)
+	}
 	for t.bytes+c.size() > mostShared && t.unused.Len() > 0 {
 		t.forgetLocked()
 	}
@@ -176,10 +187,26 @@ func (t *texts) releaseLocked(c *content) {
 	if c.refs--; c.refs > 0 {
 		return
 	}
+	if c.superseded {
+		t.bytes -= c.size()
+		return
+	}
 	c.idle = t.unused.PushBack(c)
 	t.waste += c.size()
 	for t.waste > mostUnused {
 		t.forgetLocked()
+	}
+}
+
+// supersedeLocked makes room for another content of the same key. Those who have prepared it keep it.
+func (t *texts) supersedeLocked(c *content) {
+	c.superseded = true
+	delete(t.known, c.key)
+	if c.idle != nil {
+		t.unused.Remove(c.idle)
+		c.idle = nil
+		t.waste -= c.size()
+		t.bytes -= c.size()
 	}
 }
 
@@ -203,18 +230,40 @@ type recentKey struct {
 // contentOf is the content of a Parse with this text, the body behind the name, under the session's settings as they are
 // now. nil: there is too much text already.
 func (s *session) contentOf(text []byte) *content {
-	w := s.w
+	w, r := s.w, s.resource
 	plan := s.profile.Plan()
 	w.key = appendKey(w.key[:0], plan, text)
-	if c := w.recent[recentKey{s.resource, string(w.key)}]; c != nil {
-		if !c.common.Load() {
-			c.common.Store(true)
+	now := w.loop.Now()
+	old := w.recent[recentKey{r, string(w.key)}]
+	if old != nil && r.isFresh(old, now) {
+		if !old.common.Load() {
+			old.common.Store(true)
 		}
+		return old
+	}
+	return s.takeContent(old, func(c *content) bool { return r.isFresh(c, now) })
+}
+
+// renewed is the content of c's text as it would be prepared now, although c was fresh.
+func (s *session) renewed(c *content) *content {
+	s.w.key = append(s.w.key[:0], c.key...)
+	now := s.takeContent(s.w.recent[recentKey{s.resource, c.key}], func(known *content) bool { return known != c })
+	if now == nil {
 		return c
 	}
-	c := s.resource.texts.take(w.key, w.srv.nextStatement)
+	return now
+}
+
+// takeContent takes the content of the worker's key, if it is fresh, or else another one, and has the worker remember it in the place of old.
+func (s *session) takeContent(old *content, fresh func(*content) bool) *content {
+	w, r := s.w, s.resource
+	c := r.texts.take(w.key, w.srv.nextStatement, fresh, r.schema.Load(), w.loop.Now())
 	if c == nil {
 		return nil
+	}
+	if old != nil {
+		delete(w.recent, recentKey{r, old.key})
+		r.texts.release(old)
 	}
 	if len(w.recent) >= mostRecent {
 		for k, old := range w.recent {
@@ -225,7 +274,7 @@ func (s *session) contentOf(text []byte) *content {
 	if w.recent == nil {
 		w.recent = make(recent)
 	}
-	w.recent[recentKey{s.resource, c.key}] = c
+	w.recent[recentKey{r, c.key}] = c
 	return c
 }
 

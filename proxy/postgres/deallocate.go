@@ -62,6 +62,7 @@ func (k *link) deallocate(r *rewriting, i, body int) (used int, v verdict, is bo
 	case named[name].content == nil || k.status == pgwire.InFailed:
 		return 0, passOn, false
 	}
+	k.reconsider()
 	r.cut(i, i+pgwire.HeaderSize+body)
 	k.standIn(r, i+pgwire.HeaderSize+body)
 	r.out = append(appendHeader(r.out, pgwire.Query, len(deallocate)+k.nameLength(standInStatement)+3), deallocate...)
@@ -111,7 +112,7 @@ type portal struct {
 
 // bindPortal notes that a Bind, with have of its body, binds c.
 func (k *link) bindPortal(have []byte, c *content) {
-	k.forgetting = k.forgetting || c.forgets
+	k.forgetting, k.altering = k.forgetting || c.forgets, k.altering || c.alters
 	if c.tampers {
 		k.consider(c.sql())
 	}
@@ -167,13 +168,14 @@ func (k *link) executePortal(r *rewriting, i, body int) (used int, v verdict) {
 		}
 		name, _, _ := pgwire.CString(m[pgwire.HeaderSize:][:body])
 		if a.name = k.deallocates(name); a.name != "" {
-			if k.awaits([]byte(a.name)) || k.answers.owed() > 0 { // and whether a transaction has failed
+			if k.awaits([]byte(a.name)) || k.answers.owed() > 0 || k.doubted && k.answers.parses+k.answers.closes > 0 { // and whether a transaction has failed
 				k.hurry(r, i)
 				return 0, waitForAnswer
 			}
 			if a.content = k.session.statements.named[a.name].content; a.content == nil || k.inFailed() {
 				a.name, a.content = "", nil
 			} else {
+				k.reconsider()
 				k.rebind(r, i, name)
 			}
 			k.dropPortal(name)

@@ -21,6 +21,7 @@ func mentionsNames(sql []byte) bool {
 		i += n
 		before, behind := sql[:i], sql[i+1:]
 		switch {
+		case i == 0 || before[i-1]|0x20 != 'd' && before[i-1] != 'r': // the end of either word: most are neither
 		case bytes.HasSuffix(before, []byte(weir)) && bytes.HasPrefix(sql[i-len(weir):], []byte(namePrefix)):
 			return true
 		case foldsTo(before[max(0, i-len("prepared")):], "prepared") && foldsTo(behind[:min(len(behind), len("statement"))], "statement"):
@@ -40,12 +41,12 @@ func mayTamper(sql []byte, t touch, forgets bool) bool {
 	if sql == nil {
 		return forgets || t&(touchHidden|touchPrepare) != 0
 	}
-	switch first := wordAt(skipComments(sql)); {
+	switch {
 	case mentionsNames(sql):
 		return true
 	case t&touchHidden == 0:
 		return (forgets || t&touchPrepare != 0) && hidesCommand(sql)
-	case equalWord(first, "do"): // of what may be hidden in PL/pgSQL, EXECUTE is in plain sight
+	case equalWord(wordAt(skipComments(sql)), "do"): // of what may be hidden in PL/pgSQL, EXECUTE is in plain sight
 		return hasWord(sql, "execute", "deallocate", "discard", "prepare", "language")
 	}
 	return true
@@ -66,7 +67,7 @@ func hidesCommand(sql []byte) bool {
 		}
 		rest = rest[len(word):]
 		begins := last != 0 && bytes.IndexByte([]byte(";'$/("), last) >= 0 || isBlockWord(before)
-		if begins && !first && hasArgument(word, skipBlanks(rest)) {
+		if begins && !first && hasArgument(word, rest) {
 			return true
 		}
 		before, last = word, 0
@@ -85,6 +86,8 @@ func isBlockWord(word []byte) bool {
 
 // hasArgument reports whether a word, with that behind it, can be the beginning of a command that changes what is prepared.
 func hasArgument(word, behind []byte) bool {
+	whole := len(behind) > 0 && behind[0] == '\'' // the word is a string
+	behind = skipBlanks(behind)
 	switch {
 	case equalWord(word, "deallocate"):
 		return true
@@ -92,7 +95,7 @@ func hasArgument(word, behind []byte) bool {
 		next := wordAt(behind)
 		return equalWord(next, "all") || equalWord(next, "plans")
 	case equalWord(word, "prepare"):
-		return len(behind) > 0 && (behind[0] == '"' || behind[0] == '\'' || wordByte[behind[0]] != 0)
+		return !whole && len(behind) > 0 && (behind[0] == '"' || behind[0] == '\'' || wordByte[behind[0]] != 0)
 	}
 	return false
 }
@@ -121,7 +124,8 @@ func definesFunction(sql []byte) bool {
 func (k *link) consider(sql []byte) {
 	k.tampering, k.doubted = true, true
 	if r := k.session.resource; sql != nil && definesFunction(sql) && !r.wary.Swap(true) {
-		k.w.srv.log.Warn("a function was created that may drop prepared statements, or replace them: from now on nothing stays prepared on a server connection that comes to another session", "resource", r.name)
+		k.w.srv.log.Warn("a function was created that may drop or replace prepared statements: from now on none stays prepared on a "+
+			"server connection that comes to another session", "resource", r.name)
 	}
 }
 

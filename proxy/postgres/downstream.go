@@ -78,6 +78,9 @@ func (k *link) down(chunk []byte) {
 				break
 			}
 		}
+		if m[0] == pgwire.ParameterDescription && !ours && len(m) >= pgwire.HeaderSize+body {
+			k.learn(m[pgwire.HeaderSize:][:body])
+		}
 		if kind := steps[m[0]]; kind != 0 {
 			k.answers.done(kind)
 		}
@@ -213,6 +216,7 @@ func (k *link) hearReady(body []byte) error {
 	}
 	if body[0] == pgwire.Idle {
 		k.portalsEnd()
+		k.schemaSettled()
 	}
 	k.answers.dropCopyEnds(false)
 	k.words.forget = k.words.forget && k.answers.has(queried)
@@ -236,7 +240,7 @@ func (k *link) hearError(body []byte) {
 	if e.Code == readOnlyTransaction {
 		k.server.RefusedWrite()
 	}
-	if outcomeOf(e.Code) == breaker.Failure {
+	if outcomeOf(e.Code) == breaker.Failure && !isStale(&e) {
 		k.failure = e.Error()
 	}
 	k.fatal = k.fatal || e.Fatal()
@@ -318,6 +322,7 @@ func (k *link) hearCommand(tag []byte) {
 	if bytes.Equal(tag, tagReset) {
 		k.words.reset = true
 	}
+	k.hearSchema(tag)
 	if len(tag) == 0 || tag[0] != 'D' {
 		return
 	}

@@ -71,7 +71,7 @@ const execute = "EXECUTE "
 func (k *link) prepareExecuted(r *rewriting, i int, name string) (c *content, number uint64) {
 	c = k.asNow([]byte(name), k.session.statements.named[name]).content
 	k.suspect(c)
-	k.forgetting = k.forgetting || c.forgets
+	k.forgetting, k.altering = k.forgetting || c.forgets, k.altering || c.alters
 	if c.tampers {
 		k.consider(c.sql())
 	}

@@ -10,6 +10,7 @@ type answer struct {
 	content *content // of parsed and closed: what it is; of the others: what they are about
 	number  uint64   // of parsed: the server knows it by this one from then on; 0: by none; of closed: see statement.told; of the others: its number
 	at      int      // where in the record it begins, plus one, if it can be said again
+	untold  bool     // of described: the client has not been told before what it returns
 	use     int      // of steps: which of the uses it is, plus one
 	change  uint32   // of parsed and closed: the change of the unnamed statement by it; 0: none
 	before  unnamed  // and how that was before

@@ -59,6 +59,7 @@ type link struct {
 
 	executes   bool // there was an Execute since the last Sync
 	forgetting bool // the transaction has bound, or executed, what may be DEALLOCATE or DISCARD
+	altering   bool // likewise, what may change the schema
 	tampering  bool // likewise, what may change what is prepared without saying so
 	doubted    bool // it is not certain any more what is prepared: see reconsider
 	hurried    bool // the server has been asked to answer what it was sent
@@ -418,6 +419,7 @@ func (k *link) abandon() {
 		Carry:    k.carry,
 		Skip:     k.downSkip,
 	}
+	k.schemaSettled()
 	k.forgetUnanswered()
 	k.reconsider()
 	k.detach(breaker.Ignored)

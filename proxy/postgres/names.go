@@ -109,6 +109,7 @@ func (k *link) restoreNames(r *rewriting, i int, body []byte) {
 		changed = append(append(changed, before...), k.nameOf(number)...)
 	}
 	changed = append(changed, before...)
+	changed = bytes.Replace(changed, []byte(`Mprepared statement "" does`), []byte("Munnamed prepared statement does"), 1)
 	t := r.chunk[i]
 	r.cut(i, i+pgwire.HeaderSize+len(body))
 	r.out = append(appendHeader(r.out, t, len(changed)), changed...)

@@ -115,6 +115,10 @@ func (k *link) repeats(body []byte) bool {
 	switch {
 	case k.isLost(&e, body):
 		k.doubted = true
+	case isStale(&e):
+		if !answering || !k.answers.first().step() || k.answers.first().content == nil || !k.mayRepeat() || !k.renew(k.answers.first()) {
+			return false
+		}
 	case !isOutdated(&e):
 		return false
 	case e.Context != "": // it was a statement of a function's
@@ -125,13 +129,19 @@ func (k *link) repeats(body []byte) bool {
 	default:
 		a := k.answers.first()
 		k.outdated(a.content, a.number, body)
+		k.renew(a)
 	}
-	if !answering || k.answers.first().at == 0 || !k.recording || k.upSkip > 0 || k.ending != passOn || !k.alone() {
+	if !answering || !k.mayRepeat() {
 		return false
 	}
 	k.repeatFrom = k.answers.first().at
 	k.held = true
 	return true
+}
+
+// mayRepeat reports whether what is being answered can be said again.
+func (k *link) mayRepeat() bool {
+	return k.answers.first().at > 0 && k.recording && k.upSkip == 0 && k.ending == passOn && k.alone()
 }
 
 // alone reports whether nothing has been sent behind the batch that is being answered.

@@ -78,7 +78,7 @@ func TestTakenNamesAreRefusedAsByTheServer(t *testing.T) {
 		"by what is no SQL":           {script: []exchange{x, again("SELEC"), again("SELECT 1 FROM nothing"), again("SELECT 1; SELECT 2"), use}},
 		"by nothing":                  {script: []exchange{x, again(""), use}},
 		"in a failed block":           {script: append([]exchange{x}, ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")), again("SELECT 1"), again("ROLLBACK"), again(""), ready(1, query("ROLLBACK")), use)},
-		"in a block":                  {script: append([]exchange{x}, ready(1, query("BEGIN")), again("SELECT 1"), use, ready(1, query("ROLLBACK")), use)},
+		"in a block":                  {script: append([]exchange{x}, ready(1, query("BEGIN")), again("SELECT 1"), again("SELECT 2"), ready(1, query("ROLLBACK")), use)},
 		"by a very long one":          {script: []exchange{x, again("SELECT 1 /* " + strings.Repeat("x", 50_000) + "*/"), use}},
 		"in the same batch":           {script: []exchange{ready(1, parse("x", "SELECT 1"), parse("x", "SELECT 2"), synchronize), use}},
 		"behind a failed one":         {script: []exchange{ready(2, parse("x", "SELEC"), synchronize, parse("x", "SELECT 1"), synchronize), use}},
@@ -106,28 +106,30 @@ func TestAQueryWithinABatchIsAnsweredAsByTheServer(t *testing.T) {
 		"parsed":                     {ready(2, join(named, q("SELECT 2"), sync)...)},
 		"parsed and described":       {ready(2, join(named, []frontend{describe('S', "s")}, q("SELECT 2"), sync)...)},
 		"parsed, described, flushed": {flushed(1, 'T', join(named, []frontend{describe('S', "s"), flush})...), ready(1, query("SELECT 2"))},
-		"parsed, no sync":            {ready(1, join(named, q("SELECT 2"))...), ready(1, join(one, sync)...)},
-		"parsed, used behind":        {ready(2, join(named, q("SELECT 2"), one, sync)...)},
-		"unnamed, used behind":       {ready(2, parse("", "SELECT 1"), query("SELECT 2"), bind("", ""), execute("", 0), synchronize), ready(1, join(named, sync)...)},
-		"closed":                     {ready(1, join(named, sync)...), ready(2, closing('S', "s"), query("SELECT 2"), parse("s", "SELECT 5"), synchronize)},
-		"bound":                      {ready(2, join(named, one[:1], q("SELECT 2"), sync)...)},
-		"bound, executed behind":     {ready(2, join(named, []frontend{bind("p", "s")}, q("SELECT 2"), []frontend{execute("p", 0)}, sync)...)},
-		"twice":                      {ready(3, join(named, q("SELECT 2"), q("SELECT 3"), sync)...)},
-		"behind an error":            {ready(1, join([]frontend{parse("", "SELEC")}, q("SELECT 2"), named, sync)...), ready(1, join(named, sync)...)},
-		"behind an error, flushed":   {flushed(1, 'E', parse("", "SELEC"), flush), ready(1, join(q("SELECT 2"), named, sync)...), ready(1, join(named, sync)...)},
-		"that fails":                 {ready(2, join(named, q("SELECT 1/0"), one, sync)...)},
-		"that fails, no sync":        {ready(1, join(named, q("SELECT 1/0"))...), ready(1, join(one, sync)...)},
-		"that begins a block":        {ready(2, join(named, q("BEGIN"), one, sync)...), ready(1, query("COMMIT"))},
-		"in a block":                 {ready(1, query("BEGIN")), ready(2, join(named, one, q("SELECT 2"), one, sync)...), ready(1, query("COMMIT"))},
-		"that fails in a block":      {ready(1, query("BEGIN")), ready(2, join(named, one, q("SELECT 1/0"), one, sync)...), ready(1, query("ROLLBACK"))},
-		"that executes":              {ready(2, join(named, q("EXECUTE s"), sync)...)},
-		"that executes what fails":   {ready(1, join([]frontend{parse("s", "SELEC")}, q("EXECUTE s"), sync)...), ready(1, join(named, sync)...)},
-		"that executes, no sync":     {ready(1, join(named, q("EXECUTE s"))...)},
-		"that deallocates":           {ready(2, join(named, q("DEALLOCATE s"), named, sync)...)},
-		"that deallocates, skipped":  {ready(1, join(named, sync)...), ready(1, join([]frontend{parse("", "SELEC")}, q("DEALLOCATE s"), q("EXECUTE s"), q("DEALLOCATE ALL"), sync)...)},
-		"that is empty":              {ready(2, join(named, q(""), sync)...)},
-		"byte by byte":               {dripping(ready(2, join(named, q("SELECT 2"), one, sync)...))},
-		"a function call":            {ready(2, join(named, []frontend{&pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}}}, one, sync)...)},
+		"parsed, flushed, then COPY": {flushed(1, 'T', join(named, []frontend{describe('S', "s"), flush})...), ready(1, query("CREATE TEMP TABLE copied (v int)")),
+			flushed(1, 'T', parse("c", "SELECT 1"), describe('S', "c"), flush), flushed(1, 'G', query("COPY copied FROM STDIN")), ready(1, data("1\n2\n"), copyDone), ready(1, query("DROP TABLE copied"))},
+		"parsed, no sync":           {ready(1, join(named, q("SELECT 2"))...), ready(1, join(one, sync)...)},
+		"parsed, used behind":       {ready(2, join(named, q("SELECT 2"), one, sync)...)},
+		"unnamed, used behind":      {ready(2, parse("", "SELECT 1"), query("SELECT 2"), bind("", ""), execute("", 0), synchronize), ready(1, join(named, sync)...)},
+		"closed":                    {ready(1, join(named, sync)...), ready(2, closing('S', "s"), query("SELECT 2"), parse("s", "SELECT 5"), synchronize)},
+		"bound":                     {ready(2, join(named, one[:1], q("SELECT 2"), sync)...)},
+		"bound, executed behind":    {ready(2, join(named, []frontend{bind("p", "s")}, q("SELECT 2"), []frontend{execute("p", 0)}, sync)...)},
+		"twice":                     {ready(3, join(named, q("SELECT 2"), q("SELECT 3"), sync)...)},
+		"behind an error":           {ready(1, join([]frontend{parse("", "SELEC")}, q("SELECT 2"), named, sync)...), ready(1, join(named, sync)...)},
+		"behind an error, flushed":  {flushed(1, 'E', parse("", "SELEC"), flush), ready(1, join(q("SELECT 2"), named, sync)...), ready(1, join(named, sync)...)},
+		"that fails":                {ready(2, join(named, q("SELECT 1/0"), one, sync)...)},
+		"that fails, no sync":       {ready(1, join(named, q("SELECT 1/0"))...), ready(1, join(one, sync)...)},
+		"that begins a block":       {ready(2, join(named, q("BEGIN"), one, sync)...), ready(1, query("COMMIT"))},
+		"in a block":                {ready(1, query("BEGIN")), ready(2, join(named, one, q("SELECT 2"), one, sync)...), ready(1, query("COMMIT"))},
+		"that fails in a block":     {ready(1, query("BEGIN")), ready(2, join(named, one, q("SELECT 1/0"), one, sync)...), ready(1, query("ROLLBACK"))},
+		"that executes":             {ready(2, join(named, q("EXECUTE s"), sync)...)},
+		"that executes what fails":  {ready(1, join([]frontend{parse("s", "SELEC")}, q("EXECUTE s"), sync)...), ready(1, join(named, sync)...)},
+		"that executes, no sync":    {ready(1, join(named, q("EXECUTE s"))...)},
+		"that deallocates":          {ready(2, join(named, q("DEALLOCATE s"), named, sync)...)},
+		"that deallocates, skipped": {ready(1, join(named, sync)...), ready(1, join([]frontend{parse("", "SELEC")}, q("DEALLOCATE s"), q("EXECUTE s"), q("DEALLOCATE ALL"), sync)...)},
+		"that is empty":             {ready(2, join(named, q(""), sync)...)},
+		"byte by byte":              {dripping(ready(2, join(named, q("SELECT 2"), one, sync)...))},
+		"a function call":           {ready(2, join(named, []frontend{&pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}}}, one, sync)...)},
 	}
 	scenarios := make(map[string]scenario)
 	for name, script := range scripts {
@@ -137,4 +139,29 @@ func TestAQueryWithinABatchIsAnsweredAsByTheServer(t *testing.T) {
 	scenarios["executed"] = scenario{keeps: true, script: append(executed, after...)} // PostgreSQL 18 is spoiled by it
 	scenarios["executed, twice"] = scenario{keeps: true, script: append([]exchange{ready(3, join(named, one, q("SELECT 2"), one, q("SELECT 3"), sync)...)}, after...)}
 	compare(t, scenarios)
+}
+
+// Queries, COPY, function calls, portals and what ends statements, all within batches (traps 16, 19, 22, 26, 28, 29).
+func TestMixedPipelinesAreAnsweredAsByTheServer(t *testing.T) {
+	p := parse("s", "SELECT 1")
+	fc := &pgproto3.FunctionCall{Function: 99999999}
+	setup := []string{"DROP TABLE IF EXISTS mixed; CREATE TABLE mixed (v int); GRANT ALL ON mixed TO PUBLIC"}
+	compare(t, map[string]scenario{
+		"COPY":                                         {setup: setup, script: []exchange{flushed(1, 'G', p, query("COPY mixed FROM STDIN")), ready(2, data("1\n"), copyDone, synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"COPY that fails":                              {setup: setup, script: []exchange{flushed(1, 'G', p, query("COPY mixed FROM STDIN")), ready(2, data("x\n"), copyDone, synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"COPY out":                                     {script: []exchange{ready(2, p, query("COPY (SELECT 1) TO STDOUT"), bind("", "s"), execute("", 0), synchronize)}},
+		"a function that there is not":                 {script: []exchange{ready(2, p, fc, bind("", "s"), execute("", 0), synchronize)}},
+		"closing, then a query":                        {script: []exchange{ready(2, p, closing('S', "s"), query("SELECT 2"), bind("", "s"), synchronize), ready(1, p, synchronize)}},
+		"discarding all":                               {script: []exchange{ready(3, p, query("DISCARD ALL"), p, query("SELECT 1"), synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"deallocating by queries":                      {script: []exchange{ready(3, p, query("DEALLOCATE ALL"), p, query("DEALLOCATE s"), p, synchronize), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"a query between flushes":                      {script: []exchange{ready(2, query("SELECT 1"), synchronize, flush), ready(2, flush, query("SELECT 1"), synchronize)}},
+		"an error, then queries, in a block":           {script: []exchange{ready(1, query("BEGIN")), ready(1, parse("x", "SELEC"), query("SELECT 1"), query("ROLLBACK"), synchronize), ready(1, query("ROLLBACK"))}},
+		"executing and deallocating in a failed block": {script: []exchange{ready(1, p, synchronize), ready(1, query("BEGIN")), ready(1, query("SELECT 1/0")), ready(3, parse("y", "ROLLBACK"), query("EXECUTE s"), query("DEALLOCATE s"), synchronize), ready(1, query("ROLLBACK")), ready(1, bind("", "s"), execute("", 0), synchronize)}},
+		"a portal over a query":                        {script: []exchange{ready(1, query("BEGIN")), ready(2, p, bind("p", "s"), query("SELECT 2"), execute("p", 0), synchronize), ready(1, query("COMMIT"))}},
+		"a portal over a function call":                {script: []exchange{ready(1, query("BEGIN")), ready(2, p, bind("", "s"), &pgproto3.FunctionCall{Function: 870, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("LOWER")}}, execute("", 0), synchronize), ready(1, query("COMMIT"))}},
+		"deallocating what is half fetched":            {script: []exchange{ready(1, parse("g", "SELECT generate_series(1,5)"), parse("d", "DEALLOCATE g"), synchronize), ready(1, bind("p", "g"), execute("p", 2), bind("q", "d"), execute("q", 0), execute("p", 2), parse("g", "SELECT 7"), bind("", "g"), execute("", 0), synchronize)}},
+		"deallocating with PREPARE":                    {script: []exchange{ready(1, parse("g", "SELECT 1"), parse("d", "deallocate prepare g"), synchronize), ready(1, bind("", "d"), describe('P', ""), execute("", 0), bind("", "g"), synchronize), ready(1, query("deallocate prepare all"))}},
+		"deallocating with parameters":                 {script: []exchange{ready(1, parse("g", "SELECT 1"), parse("d", "deallocate g"), synchronize), ready(1, bindTo("d", "x"), execute("", 0), synchronize), ready(1, bind("", "d"), execute("", 1), synchronize), ready(1, bind("", "g"), synchronize)}},
+		"deallocating by EXECUTE":                      {script: []exchange{ready(1, parse("g", "SELECT 1"), parse("d", "deallocate g"), synchronize), ready(1, query("EXECUTE d(1)")), ready(1, query("EXECUTE d")), ready(1, query("EXECUTE d")), ready(1, query("EXECUTE d; SELECT 1"))}},
+	})
 }

@@ -187,10 +187,10 @@ func matters(tokens []sqltext.Token) bool {
 		}
 		escape = tokens[2].Body()[0]
 	}
-	name, ok := sqltext.Decode(tokens[0].Body(), escape)
-	name = strings.ToLower(name)
+	decoded, ok := sqltext.Decode(tokens[0].Body(), escape)
+	name := strings.ToLower(decoded)
 	return !ok || slices.Contains(keywords, name) || strings.HasPrefix(name, "pg_temp") || name == "pg_settings" ||
-		name == "pg_prepared_statements" || strings.HasPrefix(name, namePrefix)
+		strings.HasPrefix(name, "pg_prepared_statement") || strings.HasPrefix(decoded, namePrefix)
 }
 
 // isName reports whether a token is an identifier, with quotes or without, of that name, which is in lower case.

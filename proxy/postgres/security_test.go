@@ -85,32 +85,83 @@ func TestStartupParametersAreNeverSQL(t *testing.T) {
 	}
 }
 
-// CVE-2018-1058: what a session finds in its schemas, weir's own statements do not. The function here would be called by whoever sets
-// a parameter without saying whose set_config is meant.
-func TestSettingsAreNotAppliedByFunctionsOfTheSession(t *testing.T) {
+// traps is SQL for a schema that has everything that weir might mean when it does not say which schema it means: operators, functions,
+// relations and types. Whoever uses one is written down.
+func traps() string {
+	var sql strings.Builder
+	say := func(format string, args ...any) { fmt.Fprintf(&sql, format+";\n", args...) }
+	say("DROP SCHEMA IF EXISTS trap CASCADE")
+	say("CREATE SCHEMA trap")
+	say("CREATE TABLE trap.sprung (what text, by text)")
+	say("CREATE FUNCTION trap.spring(what text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $f$" +
+		"BEGIN INSERT INTO trap.sprung VALUES (what, pg_catalog.current_query()); RETURN true; END$f$")
+	types := []string{"text", "name", "varchar", `"char"`, "oid", "regclass", "int4", "int8", "bool"}
+	for i, left := range types {
+		for j, right := range types {
+			say("CREATE FUNCTION trap.f%d%d(%s, %s) RETURNS boolean LANGUAGE sql AS $f$SELECT trap.spring('%[3]s and %[4]s')$f$", i, j, left, right)
+			for _, operator := range []string{"=", "<>", "~", "~~", "||", "@>"} {
+				say("CREATE OPERATOR trap.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = trap.f%d%d)", operator, left, right, i, j)
+			}
+		}
+	}
+	for _, f := range []string{
+		"set_config(text, text, boolean)", "current_setting(text)", "current_setting(text, boolean)", "left(text, int)", "lower(text)", "quote_ident(text)",
+		"pg_my_temp_schema()", "pg_backend_pid()", "pg_listening_channels()",
+	} {
+		say("CREATE FUNCTION trap.%s RETURNS text LANGUAGE sql AS $f$SELECT trap.spring('%[1]s')::text$f$", f)
+	}
+	for _, view := range []string{"pg_settings", "pg_locks", "pg_depend", "pg_cursors", "pg_prepared_statements", "pg_namespace", "pg_class"} {
+		say("CREATE VIEW trap.%s AS SELECT trap.spring('%[1]s') AS v, ''::text AS name, ''::text AS setting, ''::text AS source, true AS from_sql, "+
+			"true AS is_holdable, ''::text AS locktype, 0 AS pid, 0::oid AS refclassid, 0::oid AS refobjid", view)
+	}
+	for _, domain := range []string{"text", "oid", "bool", "regclass", "name"} {
+		say("CREATE DOMAIN trap.%s AS pg_catalog.%[1]s CHECK (trap.spring('type %[1]s'))", domain)
+	}
+	say("GRANT ALL ON SCHEMA trap TO PUBLIC")
+	say("GRANT SELECT ON ALL TABLES IN SCHEMA trap TO PUBLIC")
+	return sql.String()
+}
+
+// CVE-2018-1058: what a session finds in its schemas, weir's own statements do not: neither when they apply its settings, nor when they
+// ask what it has left behind.
+func TestNothingOfASessionsSchemasRunsInWeirsOwnStatements(t *testing.T) {
 	pg := pgtest.Shared(t)
 	direct := pgtest.Connect(t, pg.SuperDSN())
-	if got := lastError(direct.Query(`DROP SCHEMA IF EXISTS trap CASCADE; CREATE SCHEMA trap; GRANT ALL ON SCHEMA trap TO PUBLIC;
-		CREATE TABLE trap.sprung (by text); GRANT ALL ON trap.sprung TO PUBLIC;
-		CREATE FUNCTION trap.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS 'INSERT INTO trap.sprung VALUES ($1); SELECT $2'`)); got != "" {
-		t.Fatal(got)
+	if got := direct.Query(traps()); lastError(got) != "" {
+		t.Fatal(got[len(got)-2])
 	}
 	defer direct.Query("DROP SCHEMA trap CASCADE")
+	sprung := func() []string {
+		return pgtest.Rows(direct.Query("SELECT DISTINCT what || ' by ' || by FROM trap.sprung"))
+	}
 	for _, mode := range []postgres.PoolMode{postgres.Transaction, postgres.Session} {
-		w := start(t, settings{servers: 1, mode: mode})
-		for range 2 {
-			for _, path := range []string{"trap, pg_catalog", "public", "trap, pg_temp, pg_catalog"} {
+		for _, reset := range []postgres.Reset{postgres.ResetDetected, postgres.ResetAlways} {
+			w := start(t, settings{servers: 1, mode: mode, reset: reset})
+			for _, path := range []string{"trap, pg_catalog", "trap, pg_temp, pg_catalog", "public"} {
 				c := w.client("search_path='" + path + "' options='-c my.own=1 -c statement_timeout=60s'")
-				if got := one(t, c.Query("SELECT pg_catalog.current_setting('search_path') || pg_catalog.current_setting('my.own')")); got != path+"1" {
-					t.Errorf("the session has %s, want %s", got, path)
+				for _, sql := range []string{
+					"SHOW search_path", "SET work_mem = '5MB'", "SET my.other = 'x'", "SET search_path = " + path, "LISTEN a", "UNLISTEN a",
+					"CREATE TEMP TABLE left_here (v pg_catalog.int4)", "DROP TABLE pg_temp.left_here",
+					"SELECT pg_catalog.pg_advisory_lock(1)", "SELECT pg_catalog.pg_advisory_unlock(1)",
+					"BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT", "CLOSE c", "PREPARE q AS SELECT 1", "DEALLOCATE q", "DO $$BEGIN PERFORM 1; END$$",
+					"SELECT pg_catalog.set_config('my.third', 'y', false)", "RESET my.third", "SET ROLE NONE", "RESET ALL", "DISCARD ALL",
+				} {
+					if got := c.Query(sql); lastError(got) != "" {
+						t.Errorf("%s: %v", sql, got)
+					}
 				}
 				c.Send(terminate)
 				c.UntilClosed()
 			}
 		}
 	}
-	if got := pgtest.Rows(direct.Query("SELECT DISTINCT by FROM trap.sprung")); len(got) > 0 {
-		t.Errorf("weir has called the session's function for %q", got)
+	if got := sprung(); len(got) > 0 {
+		t.Errorf("weir has run what the session had put there: %q", got)
+	}
+	c := start(t, settings{}).client("search_path='trap, pg_catalog'") // and the traps work
+	c.Query("SELECT 'a'::pg_catalog.text = 'b'::pg_catalog.text, current_setting('work_mem'), 'x'::text FROM pg_settings")
+	if got := sprung(); len(got) < 4 {
+		t.Errorf("the traps do not spring: %q", got)
 	}
 }
 

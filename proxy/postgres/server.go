@@ -62,9 +62,10 @@ type ResourceOptions struct {
 	Upstream string // connection string of the server, as pgconn takes it
 	Pool     pool.Config
 	Mode     PoolMode
-	Pinning  Pinning // Pin when empty
-	Reset    Reset   // ResetDetected when empty
-	Pinned   int     // sessions that may keep a server connection at once; 0: any number
+	Pinning  Pinning       // Pin when empty
+	Reset    Reset         // ResetDetected when empty
+	MaxAge   time.Duration // for how long those who prepare a statement get the same one; 0: as long as the schema is the same
+	Pinned   int           // sessions that may keep a server connection at once; 0: any number
 	Queue    limiter.Queue
 	Timeouts Timeouts
 	Gate     *proxy.Gate
@@ -152,6 +153,8 @@ type resource struct {
 	pins        pins         // by reason
 	texts       texts
 	outcomes    outcomes
+	schema      atomic.Uint64          // counts what is known to have changed the schema
+	maxAge      time.Duration          // of the contents that clients are given
 	sequences   atomic.Bool            // sessions ask what was drawn from sequences: see link.putBack
 	wary        atomic.Bool            // a function was created that may change what is prepared
 	outdated    atomic.Pointer[[]byte] // how a server says that a statement is outdated; nil: none ever was
@@ -233,7 +236,7 @@ func (s *Server) addResource(o ResourceOptions) error {
 	if err != nil {
 		return err
 	}
-	r := &resource{name: o.Name, database: server.Database(), mode: o.Mode, pinning: o.Pinning, reset: o.Reset, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
+	r := &resource{name: o.Name, database: server.Database(), mode: o.Mode, pinning: o.Pinning, reset: o.Reset, maxAge: o.MaxAge, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
 	if r.mode == "" {
 		r.mode = Transaction
 	}

@@ -333,6 +333,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 			k.boundName, k.boundNumber = append(k.boundName[:0], name...), a.number
 		}
 	} else {
+		a.untold = st.told == 0
 		k.tell(name, a.number)
 	}
 	if number := k.prepare(r, i, name, c); number != 0 {
@@ -414,7 +415,7 @@ func (k *link) prepare(r *rewriting, i int, name []byte, c *content) (number uin
 		return k.prepareNamed(r, i, c)
 	}
 	r.cut(i, i)
-	r.out = k.appendParse(r.out, c.text, 0)
+	r.out = k.appendParse(r.out, c.prepared(), 0)
 	a := answer{kind: parsed, ours: true, content: c}
 	k.changeUnnamed(&a, k.unnamed().statement, number)
 	k.answers.push(a)
@@ -426,7 +427,7 @@ func (k *link) prepareNamed(r *rewriting, i int, c *content) (number uint64) {
 	number = c.number.Load()
 	k.server.Prepared.Add(number)
 	r.cut(i, i)
-	r.out = k.appendParse(r.out, c.text, number)
+	r.out = k.appendParse(r.out, c.prepared(), number)
 	k.answers.push(answer{kind: parsed, ours: true, content: c, number: number})
 	return number
 }
@@ -438,7 +439,7 @@ func (k *link) toParse(text []byte, whole bool) *content {
 	switch {
 	case !whole:
 		return nil
-	case k.doubtful, k.words.found&(touchSet|touchLocal) != 0: // the settings of now are not the session's
+	case k.doubtful, k.words.found&(touchSet|touchLocal) != 0, k.altering, k.temporary(): // it means something else to others
 		return s.private(string(text))
 	}
 	if c := s.contentOf(text); c != nil {

@@ -190,6 +190,7 @@ func (k *link) queryRead() {
 	}
 	k.name(names)
 	k.readSet(found, sql)
+	k.altering = k.altering || sql != nil && changesSchema(sql, k.words.found)
 	if mayTamper(sql, k.words.found, k.words.forget) {
 		k.consider(sql)
 	}
