@@ -46,7 +46,7 @@ var PinReasons = []Term{
 	{"load", "a library of LOAD"},
 	{"large_statement", "prepared statements too large to be moved"},
 	{"sequence", "what lastval and currval return"},
-	{"connection", "a connection of dblink"},
+	{"connection", "a connection of dblink, or what else ends with the connection only"},
 	{PinnedByMode, "pool_mode: session"},
 	{PinnedByReplication, "a walsender of its own"},
 	{PinnedByDoubt, "spoken so that weir cannot tell what the server will answer; the connection goes with the client"},

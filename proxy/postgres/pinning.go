@@ -33,6 +33,9 @@ func (t touch) String() string {
 
 // pinRefusal is what a client is told that may not keep its server connection.
 func (r *resource) pinRefusal(t touch) *pgwire.Error {
+	if t&touchPins == 0 { // it may be anything, for all that can be read
+		t |= touchSet
+	}
 	return &pgwire.Error{
 		Severity: "ERROR", Code: proxy.NotSupported.SQLSTATE,
 		Message: "state of a session that lasts beyond the transaction (" + t.String() + ") is not supported in pool mode " + string(r.mode) + " with pinning: " + string(r.pinning),

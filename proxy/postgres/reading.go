@@ -22,6 +22,9 @@ type reading struct {
 	unsure bool       // strings may end elsewhere than they seem to: that depends on standard_conforming_strings
 	quoted parameters // what strings say of parameters, which some function may execute
 	depth  int        // of strings within strings
+
+	backslashes bool // are escapes in simple strings
+	broken      bool // a string, or whatever it is, does not end: the server refuses the text
 }
 
 // deepestRead is how deep strings are read that are executed, within strings that are.
@@ -33,13 +36,28 @@ var callsThatMatter = map[string]touch{
 	"pg_try_advisory_lock": touchLock, "pg_try_advisory_lock_shared": touchLock,
 	"lastval": touchSequence, "currval": touchSequence,
 	"dblink_connect": touchConnection, "dblink_connect_u": touchConnection,
+
+	// what a server process itself keeps up to its end
+	"pg_replication_origin_session_setup": touchConnection, "pg_backup_start": touchConnection, "pg_start_backup": touchConnection,
+	"pg_create_logical_replication_slot": touchConnection, "pg_create_physical_replication_slot": touchConnection,
+	"pg_copy_logical_replication_slot": touchConnection, "pg_copy_physical_replication_slot": touchConnection,
 }
 
-// interpreters are functions that execute a string as SQL (manual, "XML Functions", "Text Search Functions").
-var interpreters = []string{"query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite"}
+// interpreters are functions that execute a string as SQL (manual, "XML Functions", "Text Search Functions", tablefunc, xml2).
+var interpreters = []string{
+	"query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite",
+	"crosstab", "crosstab2", "crosstab3", "crosstab4", "connectby", "xpath_table",
+}
 
 // readTokens reads a whole text, in a time proportional to its length.
 func readTokens(sql []byte) (r reading) {
+	r.read(sql)
+	return r
+}
+
+// readEscaped is readTokens for a session in which backslashes are escapes in simple strings.
+func readEscaped(sql []byte) reading {
+	r := reading{backslashes: true}
 	r.read(sql)
 	return r
 }
@@ -50,6 +68,7 @@ func (r *reading) read(sql []byte) {
 		statement []sqltext.Token
 		depth     int
 	)
+	tokens.Backslashes = r.backslashes
 	for t, ok := tokens.Next(); ok; t, ok = tokens.Next() {
 		switch {
 		case isSign(t, '('):
@@ -113,7 +132,10 @@ func (r *reading) readMarks(tokens []sqltext.Token) {
 	settings, update, defines := false, false, definesFunctionPlainly(tokens)
 	for i, t := range tokens {
 		switch {
-		case t.Kind == sqltext.Unterminated, t.Kind == sqltext.CodePoints && matters(tokens[i:]):
+		case t.Kind == sqltext.Unterminated:
+			r.broken = true
+			r.hide()
+		case t.Kind == sqltext.CodePoints && matters(tokens[i:]):
 			r.hide()
 		case t.Kind == sqltext.String && bytes.IndexByte(t.Text, '\\') >= 0:
 			r.unsure = true
@@ -319,7 +341,7 @@ func (r *reading) readBody(body []byte) {
 // be read hides anything.
 func (r *reading) readCode(body []byte) {
 	var (
-		tokens = sqltext.NewReader(body)
+		tokens = sqltext.NewReader(body) // with a backslash in a string it hides anything, whatever that means
 		last   sqltext.Token
 		behind string // the word of those that matter behind which this stands: execute, execute and its string, or do
 	)
@@ -342,7 +364,9 @@ func (r *reading) readCode(body []byte) {
 			r.hide()
 			return
 		case isSign(t, '('):
-			r.readCallOf(last)
+			if r.readCallOf(last) {
+				r.hide()
+			}
 		case t.Is("execute"), t.Is("do"):
 			behind = strings.ToLower(string(t.Text))
 		}
@@ -370,7 +394,9 @@ func (r *reading) readCalls(tokens []sqltext.Token) {
 			c := call{from: i + 1}
 			if i > 0 {
 				c.config = isName(tokens[i-1], "set_config")
-				r.readCallOf(tokens[i-1])
+				if r.readCallOf(tokens[i-1]) {
+					r.readInterpreted(tokens[i+1:])
+				}
 			}
 			open = append(open, c)
 		case len(open) == 0:
@@ -388,19 +414,48 @@ func (r *reading) readCalls(tokens []sqltext.Token) {
 		}
 	}
 	if slices.ContainsFunc(open, func(c call) bool { return c.config }) {
-		r.hide()
+		r.sets, r.local, r.vague = true, true, true
 	}
 }
 
-func (r *reading) readCallOf(function sqltext.Token) {
+// readCallOf looks at the name of a function that is called, and reports whether it executes its arguments.
+func (r *reading) readCallOf(function sqltext.Token) (executes bool) {
 	if function.Kind != sqltext.Word && function.Kind != sqltext.Identifier {
-		return
+		return false
 	}
 	name := strings.ToLower(string(function.Body()))
 	r.plain |= callsThatMatter[name]
-	if slices.Contains(interpreters, name) {
-		r.hide()
+	return slices.Contains(interpreters, name)
+}
+
+// readInterpreted reads the arguments of a function that executes them, up to the parenthesis: where they are anything but simple strings and
+// the like, that may be anything.
+func (r *reading) readInterpreted(tokens []sqltext.Token) {
+	r.hidden = true
+	if r.depth++; r.depth <= deepestRead {
+		defer func() { r.depth-- }()
+		for i, t := range tokens {
+			next := sqltext.Token{Kind: sqltext.Unterminated}
+			if i+1 < len(tokens) {
+				next = tokens[i+1]
+			}
+			switch {
+			case isSign(t, ')'):
+				return
+			case t.Kind == sqltext.String && t.Text[0] == '\'' && bytes.IndexByte(t.Text, '\\') < 0 && (isSign(next, ',') || isSign(next, ')')):
+				r.read(bytes.ReplaceAll(t.Body(), []byte("''"), []byte("'")))
+				continue
+			case t.Kind == sqltext.Dollar:
+				r.read(t.Body())
+				continue
+			case t.Kind == sqltext.Number, isSign(t, ','), t.Is("true"), t.Is("false"), t.Is("null"):
+				continue
+			}
+			r.hide()
+			return
+		}
 	}
+	r.hide()
 }
 
 // readConfig reads the call c of set_config, which ends at end.
@@ -454,9 +509,8 @@ func (t touch) settled(text []byte) (found, plain touch, names []string) {
 	r := readTokens(text)
 	switch {
 	case r.unsure:
-		found, names = t.settledByWords(text)
-		return found | touchPath, t, names
-	case t&(touchSet|touchConfig) != 0 && !r.sets && !r.local:
+		return t.settledUnsure(text, r, readEscaped(text))
+	case t&(touchSet|touchConfig) != 0 && !r.sets && !r.local && !r.hidden && !r.vague:
 		found, names = t.settledByWords(text)
 		return found&^touchLasting | r.plain&touchLasting, r.plain, names
 	}
@@ -483,4 +537,34 @@ func (t touch) settled(text []byte) (found, plain touch, names []string) {
 		found |= touchNamed
 	}
 	return found, r.plain, names
+}
+
+// settledUnsure is settled for a text whose strings end here or there, as standard_conforming_strings is on or off: it is taken to say what
+// it says either way, and what its words do.
+func (t touch) settledUnsure(text []byte, on, off reading) (found, plain touch, names []string) {
+	found, _ = t.settledByWords(text)
+	found |= touchPath
+	all := readParameters(text)
+	for _, r := range []reading{on, off} {
+		if r.broken {
+			continue
+		}
+		if r.hidden {
+			found |= touchHidden
+		}
+		if r.vague {
+			found |= touchSet | touchUnnamed
+		}
+		if r.closes {
+			found |= touchClose
+		}
+		for _, name := range r.names {
+			all.add(name)
+		}
+	}
+	if len(all.names) > 0 && found&touchSet != 0 {
+		found |= touchNamed
+		names = all.names
+	}
+	return found, t, names
 }

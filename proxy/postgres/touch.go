@@ -20,7 +20,7 @@ const (
 	touchLoad                         // LOAD
 	touchLarge                        // prepared statements too large to be moved
 	touchSequence                     // what lastval and currval return
-	touchConnection                   // connections of dblink
+	touchConnection                   // connections of dblink, and what else DISCARD ALL does not end
 	touchRelease                      // or take away again: UNLISTEN, DROP, CLOSE, DISCARD, unlocking
 	touchConfig                       // set_config, which is SET or SET LOCAL: see readParameters
 	touchNamed                        // a parameter of an application was set, which has to be asked for by name
@@ -114,6 +114,10 @@ func calls(m []byte) touch {
 		return touchSet | touchUnnamed
 	case oid == oidCurrval, oid == oidLastval:
 		return touchSequence
+	case oid == oidReplicationOrigin:
+		return touchConnection
+	case oid == oidStat, oid == oidStatWeights, oid == oidRewrite:
+		return touchHidden | touchSet | touchUnnamed
 	case oid == oidQueryToXML, oid == oidQueryToXMLSchema, oid == oidQueryToXMLAndXMLSchema:
 		return touchHidden | touchSet | touchUnnamed
 	case oid >= firstNormalOID:
@@ -129,6 +133,10 @@ const (
 	oidAdvisoryUnlockAll = 2892
 	oidCurrval           = 1575
 	oidLastval           = 2559
+	oidReplicationOrigin = 6006
+	oidStat              = 3689
+	oidStatWeights       = 3690
+	oidRewrite           = 3685 // of two arguments
 
 	oidQueryToXML             = 2924
 	oidQueryToXMLSchema       = 2927
@@ -174,7 +182,7 @@ func (k *link) pin(t touch) {
 }
 
 // maxWord is longer than any word that is looked for.
-const maxWord = 28
+const maxWord = 36
 
 // scanner looks for words in SQL that comes in pieces. It does not parse: comments and literals are read like everything
 // else, so it errs on the side of finding too much. Where a comment stands between two words that mean something together, what
@@ -345,11 +353,14 @@ var keywords = []string{
 	"pg_temp", "hold", "pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock",
 	"pg_try_advisory_lock_shared", "create", "global", "into", "insert", "merge", "replace", "local", "transaction", "constraints", "with",
 	"begin", "then", "else", "loop", "as", "execute", "u", "do", "pg_settings", "update", "lastval", "currval", "dblink_connect",
-	"dblink_connect_u", "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite",
+	"dblink_connect_u", "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite", "crosstab",
+	"crosstab2", "crosstab3", "crosstab4", "connectby", "xpath_table", "set_limit", "pg_replication_origin_session_setup", "pg_backup_start",
+	"pg_start_backup", "pg_create_logical_replication_slot", "pg_create_physical_replication_slot", "pg_copy_logical_replication_slot",
+	"pg_copy_physical_replication_slot",
 }
 
 // wordLengths has, for the first letter of a word, a bit for each length that a keyword with it has. Most words end here.
-var wordLengths = func() (t [256]uint32) {
+var wordLengths = func() (t [256]uint64) {
 	for _, w := range keywords {
 		t[w[0]] |= 1 << len(w)
 	}
@@ -433,10 +444,15 @@ func (c *scanner) meaning(word string) kind {
 		c.writes = true
 	case "lastval", "currval":
 		c.found |= touchSequence
-	case "dblink_connect", "dblink_connect_u":
+	case "dblink_connect", "dblink_connect_u", "pg_replication_origin_session_setup", "pg_backup_start", "pg_start_backup",
+		"pg_create_logical_replication_slot", "pg_create_physical_replication_slot", "pg_copy_logical_replication_slot",
+		"pg_copy_physical_replication_slot":
 		c.found |= touchConnection
-	case "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite":
+	case "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite", "crosstab", "crosstab2", "crosstab3",
+		"crosstab4", "connectby", "xpath_table":
 		c.found |= touchHidden
+	case "set_limit": // of pg_trgm sets a parameter
+		c.found |= touchSet
 	case "with":
 		return withWord
 	case "begin", "then", "else", "loop", "as", "execute":

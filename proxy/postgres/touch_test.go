@@ -587,12 +587,14 @@ func TestWhatHidesReachesNobody(t *testing.T) {
 }
 
 func whatHidesReachesNobody(t *testing.T, pg *pgtest.Postgres) {
+	pgtest.Connect(t, pg.DSNFor(pgserver.Superuser)).Query("CREATE EXTENSION IF NOT EXISTS tablefunc; CREATE EXTENSION IF NOT EXISTS pg_trgm")
 	const check = `SELECT concat_ws(' ', (SELECT count(*) FROM pg_listening_channels()),
 		(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
 		(SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
 		(SELECT count(*) FROM pg_prepared_statements WHERE from_sql), (SELECT count(*) FROM pg_cursors WHERE is_holdable),
 		current_setting('work_mem'), nullif(current_setting('local.own', true), ''), nullif(current_setting('my.own', true), ''),
-		nullif(current_setting('my.' || repeat('x', 63), true), ''), nullif(current_setting(U&'my.\00c4', true), ''))`
+		nullif(current_setting('my.' || repeat('x', 63), true), ''), nullif(current_setting(U&'my.\00c4', true), ''),
+		nullif(current_setting('pg_trgm.similarity_threshold', true), '0.3'))`
 	call := func(oid uint32, arguments ...string) exchange {
 		f := &pgproto3.FunctionCall{Function: oid, ArgFormatCodes: []uint16{0}}
 		for _, a := range arguments {
@@ -692,6 +694,15 @@ func whatHidesReachesNobody(t *testing.T, pg *pgtest.Postgres) {
 		"set_config in RETURNING":              queries("CREATE TABLE its (); INSERT INTO its DEFAULT VALUES RETURNING set_config('my.own', 'x', false); DROP TABLE its"),
 		"a cursor that outlives the block":     queries("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT set_config('my.own', 'x', false); COMMIT; CLOSE c"),
 		"a schema on two lines":                queries("BEGIN; SET SCHEMA 'pg'\n'_temp'; CREATE TABLE mine (); COMMIT; RESET search_path"),
+		"behind a string that sets":            queries(`SELECT 'set x = 1', U&"set\005fconfig"('my.own', 'x', false)`),
+		"behind a backslash":                   queries(`SELECT 'a\b', U&"set\005fconfig"('my.own', 'x', false)`),
+		"a DO behind a backslash":              queries(`SELECT '\'; DO $$BEGIN EXECUTE 'SE' || 'T my.own = 1'; END$$`),
+		"a DO behind a backslash that escapes": queries("SET standard_conforming_strings = off", `SELECT '\'; DO $$ '; DO $$BEGIN EXECUTE 'SE' || 'T my.own = 1'; END$$; SELECT '\' $$ '`, "RESET standard_conforming_strings"),
+		"a DO behind a string that sets":       queries("SELECT 'set x = 1'; DO $$BEGIN EXECUTE 'S' || 'ET my.own = 1'; END$$"),
+		"crosstab":                             queries(`SELECT * FROM crosstab('SELECT ''a''::text, ''b''::text, set' || '_config(''my.own'', ''x'', false)') AS t(a text, b text)`),
+		"crosstab, plainly":                    queries(`SELECT * FROM crosstab('SELECT ''a''::text, ''b''::text, set_config(''my.own'', ''x'', false)') AS t(a text, b text)`),
+		"crosstab, in code points":             queries(`SELECT * FROM crosstab('SELECT ''a''::text, ''b''::text, U&"set!005fconfig" UESCAPE ''!'' (''my.own'', ''x'', false)') AS t(a text, b text)`),
+		"set_limit of pg_trgm":                 queries("SELECT set_limit(0.9)"),
 		"set_config in pieces, rolled back":    queries("BEGIN; SET work_mem = '3MB'; SAVEPOINT a; SET work_mem = '6MB'; ROLLBACK TO a; SELECT set_config('my.own', 'x', false); COMMIT"),
 	}
 	pgtest.NoLeaks(t)
