@@ -29,6 +29,9 @@ type retiring struct {
 // Retire closes s, which the caller owns, on its loop. It counts as closing until the server has closed its end.
 func (s *Server) Retire(l *eventloop.Loop) { s.retire(l, nil) }
 
+// RetireSoon is Retire from any goroutine.
+func (s *Server) RetireSoon() { s.retireSoon() }
+
 // retireSoon retires s, which the caller owns, from any goroutine.
 func (s *Server) retireSoon() {
 	l := s.Conn.Loop()

@@ -19,6 +19,7 @@ type Server struct {
 	Prepared Prepared
 	Settings *Settings // what the last borrower had set; nil: as the server user's own
 	Borrower uint64    // a number of the last borrower's; 0: nobody has had it
+	Buffers  bool      // temporary tables were used on it: temp_buffers cannot be set any more
 	Cancels  int       // cancel requests under way; the borrower's loop counts them, and the server must not go on before 0
 
 	unsafe   bool              // it must not serve anyone else: a cancel request may arrive at any time, or it is not what is wanted

@@ -85,9 +85,18 @@ func (k *link) borrow() error {
 		return k.session.asRefusal(err, k.waited())
 	case server == nil:
 		k.waits = forConnection
-	default:
-		k.start(server)
+		return nil
 	}
+	return k.startOn(server)
+}
+
+// startOn is start, unless the server connection is one to be replaced: then there will be another.
+func (k *link) startOn(server *pool.Server) error {
+	if k.lacksBuffers(server) {
+		server.RetireSoon()
+		return k.borrow()
+	}
+	k.start(server)
 	return nil
 }
 
@@ -132,7 +141,7 @@ func (k *link) Run() {
 	} else {
 		var server *pool.Server
 		if server, err = k.waiter.Answer(); err == nil {
-			k.start(server)
+			err = k.startOn(server)
 		} else {
 			err = s.asRefusal(err, k.waited())
 		}

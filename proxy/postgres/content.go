@@ -42,6 +42,7 @@ type content struct {
 	behind      int                    // where in the text the parameters of EXECUTE begin
 	deallocates string                 // the statement that it is DEALLOCATE of
 	alters      bool                   // it may change the schema
+	buffers     bool                   // it says temp_buffers
 	forgets     bool                   // it may be DEALLOCATE or DISCARD
 	tampers     bool                   // it may change what is prepared without saying so
 	query       bool                   // it is a query or changes data: the server answers its Parse like any other's
@@ -73,6 +74,7 @@ func newContent(number uint64, plan, text string) *content {
 	c.found, c.plain, c.names = words.found.settled(sql)
 	c.alters = changesSchema(sql, c.found)
 	c.forgets = words.forget
+	c.buffers = words.buffers
 	c.tampers = mayTamper(sql, c.found, c.forgets)
 	c.resets = words.reset
 	c.query = isQuery(sql)

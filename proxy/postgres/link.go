@@ -405,6 +405,7 @@ func (k *link) abandon() {
 	}
 	k.observe()
 	server := k.server
+	k.noteBuffers(k.words.found | k.outer | k.pinned)
 	touched := (k.pinned | k.words.found | k.outer) &^ (touchLocal | touchCreate)
 	left := pool.Leftover{
 		Owed:     k.answers.owed(),

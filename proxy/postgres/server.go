@@ -157,6 +157,7 @@ type resource struct {
 	maxAge      time.Duration          // of the contents that clients are given
 	sequences   atomic.Bool            // sessions ask what was drawn from sequences: see link.putBack
 	wary        atomic.Bool            // a function was created that may change what is prepared
+	tempBuffers atomic.Bool            // somebody sets temp_buffers
 	outdated    atomic.Pointer[[]byte] // how a server says that a statement is outdated; nil: none ever was
 
 	refusedLogin atomic.Pointer[refusedLogin] // nil: the latest dial was not refused

@@ -346,6 +346,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 // suspect notes what executing c may leave in the session.
 func (k *link) suspect(c *content) {
 	k.words.found |= c.found
+	k.words.buffers = k.words.buffers || c.buffers
 	k.words.reset = k.words.reset || c.resets
 	k.name(c.names)
 }

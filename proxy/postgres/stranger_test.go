@@ -234,6 +234,8 @@ func connectionsOfDblinkEndWithTheirClient(t *testing.T, pg *pgtest.Postgres) {
 		"in quotes":        queries(`SELECT public."dblink_connect_u"('remote', '` + to + `')`),
 		"in code points":   queries(`SELECT U&"dblink\005fconnect"('remote', '` + to + `')`),
 		"prepared":         {ready(1, parse("s", "SELECT "+connect), bind("", "s"), execute("", 0), synchronize)},
+		"prepared, hidden": {ready(1, parse("s", `SELECT U&"dblink\005fconnect"('remote', '`+to+`')`), bind("", "s"), execute("", 0), synchronize)},
+		"prepared in a DO": {ready(1, parse("s", "DO $x$BEGIN EXECUTE 'SELECT dblink' || $$_"+strings.TrimPrefix(connect, "dblink_")+"$$; END$x$"), bind("", "s"), execute("", 0), synchronize)},
 		"by SQL's EXECUTE": queries("PREPARE p AS SELECT "+connect, "EXECUTE p", "DEALLOCATE p"),
 		"in a DO":          queries("DO $$BEGIN PERFORM " + connect + "; END$$"),
 		"in dynamic SQL":   queries("DO $x$BEGIN EXECUTE 'SELECT dblink' || $$_" + strings.TrimPrefix(connect, "dblink_") + "$$; END$x$"),
@@ -332,4 +334,48 @@ func TestWhatOnlyLooksLikePinningIsNotRefused(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Where somebody has used a temporary table, PostgreSQL takes no other temp_buffers on that connection. Whoever sets it gets one where
+// nobody has, from the first time on that anybody has said so.
+func TestTempBuffersCanBeSetWhateverOthersHaveDone(t *testing.T) {
+	pgtest.Each(t, func(t *testing.T, pg *pgtest.Postgres) {
+		for _, mode := range []postgres.PoolMode{postgres.Transaction, postgres.Session} {
+			w := start(t, settings{servers: 1, mode: mode, upstream: pg.DSN()})
+			uses := func() {
+				c := w.client()
+				c.Query("BEGIN; CREATE TEMP TABLE mine ON COMMIT DROP AS SELECT 1 AS one; SELECT * FROM mine; COMMIT")
+				c.Send(terminate)
+				c.UntilClosed()
+			}
+			sets := func(client *pgtest.Client) {
+				t.Helper()
+				if mode == postgres.Transaction || len(client.Parameters) > 0 {
+					if got := client.Query("SET temp_buffers = '10MB'"); pgtest.Types(got) != "CZ" {
+						t.Errorf("SET is answered %v, in pool mode %s", got, mode)
+					}
+				}
+				if got := one(t, client.Query("SHOW temp_buffers")); got != "10MB" {
+					t.Errorf("temp_buffers = %s, in pool mode %s", got, mode)
+				}
+				client.Send(terminate)
+				client.UntilClosed()
+			}
+			sets(w.client())
+			for range 2 {
+				uses()
+				sets(w.client())
+				uses()
+				sets(w.client("options='-c temp_buffers=10MB'"))
+			}
+			if mode == postgres.Transaction { // one that follows its session
+				c := w.client()
+				c.Query("SET temp_buffers = '10MB'")
+				uses()
+				if got := one(t, c.Query("SHOW temp_buffers")); got != "10MB" {
+					t.Errorf("then temp_buffers = %s", got)
+				}
+			}
+		}
+	})
 }

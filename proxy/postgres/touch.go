@@ -59,6 +59,7 @@ func (p *pins) add(t touch, n int64) {
 // asked since. It is called between messages, and may end the session.
 func (k *link) suspicion() touch {
 	s := k.session
+	k.noteBuffers(k.words.found)
 	if s.resource.mode == Session { // all is dropped in the end; until then, RESET is to bring back what it was told
 		k.words.found &= touchForever // but for that
 		if k.words.reset && k.bringsBack() && !k.restore {
@@ -188,11 +189,12 @@ const maxWord = 36
 // else, so it errs on the side of finding too much. Where a comment stands between two words that mean something together, what
 // follows counts as found. begin starts a text, feed goes on with it, end ends it.
 type scanner struct {
-	found  touch
-	forget bool // DISCARD or DEALLOCATE: prepared statements may be gone
-	views  bool // pg_settings, whose rule for UPDATE calls set_config,
-	writes bool // and UPDATE
-	reset  bool // RESET or DEFAULT: parameters may be as at startup
+	found   touch
+	forget  bool // DISCARD or DEALLOCATE: prepared statements may be gone
+	views   bool // pg_settings, whose rule for UPDATE calls set_config,
+	writes  bool // and UPDATE
+	buffers bool // temp_buffers
+	reset   bool // RESET or DEFAULT: parameters may be as at startup
 
 	word    [maxWord]byte
 	n       int  // length of the current word; more than maxWord when it is longer
@@ -354,7 +356,7 @@ var keywords = []string{
 	"pg_try_advisory_lock_shared", "create", "global", "into", "insert", "merge", "replace", "local", "transaction", "constraints", "with",
 	"begin", "then", "else", "loop", "as", "execute", "u", "do", "pg_settings", "update", "lastval", "currval", "dblink_connect",
 	"dblink_connect_u", "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite", "crosstab",
-	"crosstab2", "crosstab3", "crosstab4", "connectby", "xpath_table", "set_limit", "pg_replication_origin_session_setup", "pg_backup_start",
+	"crosstab2", "crosstab3", "crosstab4", "connectby", "xpath_table", "set_limit", "temp_buffers", "pg_replication_origin_session_setup", "pg_backup_start",
 	"pg_start_backup", "pg_create_logical_replication_slot", "pg_create_physical_replication_slot", "pg_copy_logical_replication_slot",
 	"pg_copy_physical_replication_slot",
 }
@@ -451,6 +453,8 @@ func (c *scanner) meaning(word string) kind {
 	case "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite", "crosstab", "crosstab2", "crosstab3",
 		"crosstab4", "connectby", "xpath_table":
 		c.found |= touchHidden
+	case "temp_buffers":
+		c.buffers = true
 	case "set_limit": // of pg_trgm sets a parameter
 		c.found |= touchSet
 	case "with":

@@ -185,6 +185,7 @@ func (k *link) queryRead() {
 	sql := bytes.TrimSuffix(k.whole, []byte{0})
 	found, _, names := k.words.found.settled(sql)
 	if k.session.resource.mode == Session {
+		k.noteBuffers(found)
 		k.words.found = k.outer | found&touchForever // the rest is dropped in the end
 		return
 	}
@@ -207,8 +208,10 @@ func (k *link) glance(m []byte, body int) {
 				words.feed(sql)
 				words.end()
 				k.words.reset = k.words.reset || words.reset
-				if words.found&touchForever != 0 {
+				k.words.buffers = k.words.buffers || words.buffers
+				if words.found != 0 {
 					found, _, _ := words.found.settled(sql)
+					k.noteBuffers(found)
 					k.words.found |= found & touchForever
 				}
 				return
