@@ -171,7 +171,7 @@ func isPlainName(word []byte) bool { return len(word) <= longestName && isASCII(
 
 // readConfig reads the call of set_config whose name stands before b; unclear is that it may stand in a string.
 func (p *parameters) readConfig(unclear bool, b []byte) {
-	arguments, ok := plainArguments(b)
+	arguments, ok := plainArguments(b[:min(len(b), longestCall)])
 	switch {
 	case !ok || unclear || len(arguments) != 3:
 		p.config, p.vague = true, true
@@ -190,6 +190,9 @@ func (p *parameters) readConfig(unclear bool, b []byte) {
 		p.add(name)
 	}
 }
+
+// longestCall is how much of a call is looked at, in bytes.
+const longestCall = 1 << 10
 
 // plainArguments splits the arguments of a call. ok is false when that takes more than a glance: for comments, strings other
 // than simple ones, and quotes in them.

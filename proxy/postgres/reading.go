@@ -27,6 +27,9 @@ type reading struct {
 	broken      bool // a string, or whatever it is, does not end: the server refuses the text
 }
 
+// longestRead is how long a text may be that is read by its tokens, in bytes.
+const longestRead = 256 << 10
+
 // deepestRead is how deep strings are read that are executed, within strings that are.
 const deepestRead = 4
 
@@ -502,10 +505,14 @@ func (t touch) settled(text []byte) (found, plain touch, names []string) {
 	if t&touchReadable == 0 {
 		return t, t, nil
 	}
-	if text == nil {
+	if text == nil || len(text) > longestRead {
 		found, names = t.settledByWords(nil)
-		return found | touchPath, t, names
+		if t&touchOpenly != 0 {
+			found |= touchSet | touchUnnamed | touchClose
+		}
+		return found&^touchOpenly | touchPath, t, names
 	}
+	t &^= touchOpenly
 	r := readTokens(text)
 	switch {
 	case r.unsure:

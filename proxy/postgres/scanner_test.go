@@ -14,6 +14,7 @@ func scanned(sql string, cut int) scanner {
 	c.feed([]byte(sql[:cut]))
 	c.feed([]byte(sql[cut:]))
 	c.end()
+	c.found &^= touchOpenly // which only a text in pieces is judged by
 	return c
 }
 

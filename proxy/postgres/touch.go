@@ -29,9 +29,10 @@ const (
 	touchHidden                       // there may be more to it than can be read: whatever the server knows of is asked about
 	touchPath                         // the search path may name the schema of temporary tables, for the transaction or longer,
 	touchCreate                       // and something was created, which is temporary then
+	touchOpenly                       // that was found ahead of any string
 	touchClose                        // there may be more than DISCARD ALL can end: the server connection is closed behind the session
 
-	touchReasons = iota - 9 // for which a client keeps its server connection
+	touchReasons = iota - 10 // for which a client keeps its server connection
 )
 
 // touchLabels are the reasons in metrics, in the order of the bits.
@@ -203,6 +204,7 @@ type scanner struct {
 	pending kind // SET or PREPARE, until the next word tells which, and LOCAL or TRANSACTION behind it, until what follows confirms that
 	newline bool // only blanks since the last line break
 	dashes  bool // "--" was seen in this line or the one before
+	quotes  bool // a string, or what looks like one, has begun
 	apart   bool // a comment followed CREATE or WITH: TEMP or HOLD may be anywhere
 }
 
@@ -227,7 +229,7 @@ const (
 
 func (c *scanner) begin() {
 	c.n, c.before, c.last, c.pending, c.newline, c.dashes, c.apart = 0, otherWord, ';', otherWord, false, false, false
-	c.views, c.writes = false, false
+	c.views, c.writes, c.quotes = false, false, false
 }
 
 // wordByte maps the bytes of words to lower case, all others to 0.
@@ -265,8 +267,9 @@ func (c *scanner) feed(sql []byte) {
 			case c.last == 0 && c.before|c.pending != otherWord:
 				before = c.behindWord(b)
 			case b == '"' && c.before == unicodeWord: // U&"…": an identifier that cannot be read
-				c.found |= touchHidden
+				c.hide()
 			}
+			c.quotes = c.quotes || b == '\'' || b == '$'
 			c.dashes = c.dashes && !c.newline || b == '-' && c.last == '-'
 			c.last, c.before, c.newline = b, before, false
 		}
@@ -346,6 +349,13 @@ func (c *scanner) endWord() {
 		c.pending = was
 	}
 	c.before, c.last, c.newline = was, 0, false
+}
+
+// hide takes note that there may be more than can be read.
+func (c *scanner) hide() {
+	if c.found |= touchHidden; !c.quotes {
+		c.found |= touchOpenly
+	}
 }
 
 // keywords are the words that meaning knows.
@@ -438,7 +448,7 @@ func (c *scanner) meaning(word string) kind {
 		return unicodeWord
 	case "do":
 		if c.starts() {
-			c.found |= touchHidden
+			c.hide()
 		}
 	case "pg_settings":
 		c.views = true
@@ -452,7 +462,7 @@ func (c *scanner) meaning(word string) kind {
 		c.found |= touchConnection
 	case "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite", "crosstab", "crosstab2", "crosstab3",
 		"crosstab4", "connectby", "xpath_table":
-		c.found |= touchHidden
+		c.hide()
 	case "temp_buffers":
 		c.buffers = true
 	case "set_limit": // of pg_trgm sets a parameter

@@ -703,6 +703,11 @@ func whatHidesReachesNobody(t *testing.T, pg *pgtest.Postgres) {
 		"crosstab, plainly":                    queries(`SELECT * FROM crosstab('SELECT ''a''::text, ''b''::text, set_config(''my.own'', ''x'', false)') AS t(a text, b text)`),
 		"crosstab, in code points":             queries(`SELECT * FROM crosstab('SELECT ''a''::text, ''b''::text, U&"set!005fconfig" UESCAPE ''!'' (''my.own'', ''x'', false)') AS t(a text, b text)`),
 		"set_limit of pg_trgm":                 queries("SELECT set_limit(0.9)"),
+		"a DO in pieces":                       queries("DO $$BEGIN /*" + strings.Repeat(" ", 300<<10) + "*/ EXECUTE 'SE' || 'T my.own = 1'; END$$"),
+		"a DO in pieces, prepared":             {ready(1, parse("s", "DO $$BEGIN /*"+strings.Repeat(" ", 300<<10)+"*/ EXECUTE 'SE' || 'T my.own = 1'; END$$"), bind("", "s"), execute("", 0), synchronize)},
+		"SET in pieces":                        queries("/*" + strings.Repeat(" ", 300<<10) + "*/ SET my.own = 1"),
+		"set_config in pieces":                 queries("SELECT /*" + strings.Repeat(" ", 300<<10) + "*/ set_config('my' || '.own', 'x', false)"),
+		"a search path in pieces":              queries("BEGIN; SET LOCAL /*" + strings.Repeat(" ", 300<<10) + "*/ search_path = 'pg'\n'_temp'; CREATE TABLE mine (); COMMIT"),
 		"set_config in pieces, rolled back":    queries("BEGIN; SET work_mem = '3MB'; SAVEPOINT a; SET work_mem = '6MB'; ROLLBACK TO a; SELECT set_config('my.own', 'x', false); COMMIT"),
 	}
 	pgtest.NoLeaks(t)
