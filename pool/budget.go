@@ -154,7 +154,7 @@ func (s *Server) expired(now time.Time) bool { return !s.expires.IsZero() && now
 // retireAll retires servers that the caller owns, each on its own loop.
 func retireAll(servers []*Server) {
 	for _, s := range servers {
-		s.retireSoon()
+		s.RetireSoon()
 	}
 }
 

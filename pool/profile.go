@@ -19,12 +19,13 @@ type Profile struct {
 	Settings *Settings // asked for at startup, or set since
 	Greeting *Greeting // of a parameter that is reported, this value holds
 
-	plan  string
-	asked keptSet // those of Settings
+	plan      string
+	temporary bool
+	asked     keptSet // those of Settings
 }
 
 func newProfile(s *Settings, g *Greeting) *Profile {
-	p := &Profile{Settings: s, Greeting: g, plan: planOf(s, g)}
+	p := &Profile{Settings: s, Greeting: g, plan: planOf(s, g), temporary: isTemporary(s, g)}
 	for name := range g.Parameters {
 		if set := setOf(name); s.Has(name) {
 			p.asked |= set
@@ -55,9 +56,10 @@ func setOf(name string) keptSet {
 
 // isFact reports whether a parameter that is reported is a fact about the server. Nobody sets it for a session: clients are told when it
 // changes. is_superuser and session_authorization follow from a session's role, which is among its Settings.
-func isFact(name string) bool {
-	return setOf(name) == 0 && name != "is_superuser" && name != "session_authorization"
-}
+func isFact(name string) bool { return setOf(name) == 0 && !isDerived(name) }
+
+// isDerived reports whether a parameter that is reported follows from a session's role.
+func isDerived(name string) bool { return name == "is_superuser" || name == "session_authorization" }
 
 // isFixed reports whether it is a fact that no session can change for itself.
 func isFixed(name string) bool { return isFact(name) && name != "default_transaction_read_only" }
@@ -84,10 +86,12 @@ func planOf(s *Settings, g *Greeting) string {
 }
 
 // Temporary reports whether tables may be temporary without anybody saying so: the search path names their schema.
-func (p *Profile) Temporary() bool {
-	path, ok := p.Greeting.Parameters["search_path"]
+func (p *Profile) Temporary() bool { return p.temporary }
+
+func isTemporary(s *Settings, g *Greeting) bool {
+	path, ok := g.Parameters["search_path"]
 	if !ok {
-		path, _ = p.Settings.get("search_path")
+		path, _ = s.get("search_path")
 	}
 	return strings.Contains(path, "pg_temp")
 }
@@ -142,7 +146,7 @@ func (p *Pool) Adopt(s *Server, list []Setting, startup, was *Profile, reset boo
 		case s.Settings.Has(name) || s.explicit&set != 0 || !greeted:
 		case set != 0 && reset:
 			reported[name] = before
-		case value != was.Greeting.Parameters[name] && name != "is_superuser" && name != "session_authorization": // as it was told
+		case value != was.Greeting.Parameters[name] && !isDerived(name): // as it was told
 			s.noteDefault(name, value)
 		}
 	}

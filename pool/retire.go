@@ -30,10 +30,7 @@ type retiring struct {
 func (s *Server) Retire(l *eventloop.Loop) { s.retire(l, nil) }
 
 // RetireSoon is Retire from any goroutine.
-func (s *Server) RetireSoon() { s.retireSoon() }
-
-// retireSoon retires s, which the caller owns, from any goroutine.
-func (s *Server) retireSoon() {
+func (s *Server) RetireSoon() {
 	l := s.Conn.Loop()
 	if l == nil { // never attached
 		s.counted(func(c *Counts) { c.Used-- })

@@ -48,7 +48,7 @@ func (p *Pool) Budget() *Budget { return p.budget }
 func (p *Pool) Acquire(w *Waiter, most int) (*Server, error) {
 	s, victim, err := p.acquire(w, most)
 	if victim != nil {
-		victim.retireSoon()
+		victim.RetireSoon()
 	}
 	return s, err
 }
@@ -131,11 +131,11 @@ func (p *Pool) Release(s *Server) {
 	next, victim, stays := p.release(s, now)
 	switch {
 	case !stays:
-		s.retireSoon()
+		s.RetireSoon()
 	case next != nil:
 		next.answer(s, nil)
 	case victim != nil:
-		victim.retireSoon()
+		victim.RetireSoon()
 	}
 }
 

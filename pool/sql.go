@@ -85,7 +85,7 @@ func values(names []string) string {
 	return "(VALUES " + strings.Join(rows, ",") + ") AS v(name)"
 }
 
-// Other questions about a session: a row with the label where there is any.
+// anyOf asks whether there are such rows: it has one, with the label, if so.
 func anyOf(label, rows string) Query {
 	return Query("SELECT " + text(label) + ", " + text("") + ", " + text("") + " WHERE EXISTS (SELECT FROM " + rows + ")")
 }

@@ -78,23 +78,11 @@ func (b *bench) logins(ctx context.Context, v variant, client, about string,
 	rate = max(10, float64(int(rate/10)*10))
 
 	const seconds = 2
-	cpu, latency, speed := series{}, series{}, series{}
-	for round := range b.rounds(5) {
-		for _, s := range turns(sides, round) {
-			got, err := run(ctx, s, 0, seconds)
-			if err != nil {
-				return err
-			}
-			speed.add(s.name, got.perSecond)
-		}
-		for _, s := range turns(sides, round) {
-			got, err := run(ctx, s, rate, seconds)
-			if err != nil {
-				return err
-			}
-			cpu.add(s.name, got.cpu)
-			latency.add(s.name, got.latency)
-		}
+	cpu, latency, speed, err := inTurns(ctx, sides, b.rounds(5), rate, func(ctx context.Context, s *side, rate float64) (sample, error) {
+		return run(ctx, s, rate, seconds)
+	})
+	if err != nil {
+		return err
 	}
 
 	table := section{

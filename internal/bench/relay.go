@@ -82,31 +82,9 @@ func (b *bench) relayMode(ctx context.Context, sides []*side, mode, title string
 	if err != nil {
 		return err
 	}
-	paced := full
-	paced.rate = rate
-
-	cpu, latency, tps := series{}, series{}, series{}
-	for round := range b.rounds(7) {
-		for _, s := range turns(sides, round) {
-			got, err := b.lab.pgbenchRun(ctx, s, full)
-			if err != nil {
-				return err
-			}
-			tps.add(s.name, got.perSecond)
-		}
-		for _, s := range turns(sides, round) {
-			got, err := b.lab.pgbenchRun(ctx, s, paced)
-			if err != nil {
-				return err
-			}
-			if got.perSecond < 0.9*rate {
-				b.progress("%s kept up with %.0f of %.0f/s only", s.name, got.perSecond, rate)
-			}
-			latency.add(s.name, got.latency)
-			if s.pid != 0 {
-				cpu.add(s.name, got.cpu)
-			}
-		}
+	cpu, latency, tps, err := inTurns(ctx, sides, b.rounds(7), rate, b.pgbenchAt(full))
+	if err != nil {
+		return err
 	}
 
 	table := section{
@@ -128,6 +106,45 @@ func (b *bench) relayMode(ctx context.Context, sides []*side, mode, title string
 		b.results.atLeast("throughput, "+title+", to PgBouncer", 1.0, tps.ratio(weir, pgbouncer), "%.2f×", ratioText(tps.ratio(again, pgbouncer)))
 	}
 	return nil
+}
+
+// pgbenchAt puts a load on a side at a rate; 0 is as fast as it goes.
+func (b *bench) pgbenchAt(w load) func(context.Context, *side, float64) (sample, error) {
+	return func(ctx context.Context, s *side, rate float64) (sample, error) {
+		w.rate = rate
+		got, err := b.lab.pgbenchRun(ctx, s, w)
+		if err == nil && got.perSecond < 0.9*rate {
+			b.progress("%s kept up with %.0f of %.0f/s only", s.name, got.perSecond, rate)
+		}
+		return got, err
+	}
+}
+
+// inTurns has each round measure all sides without a rate, for how much they do, and then at a rate, for what that costs.
+func inTurns(ctx context.Context, sides []*side, rounds int, rate float64,
+	run func(ctx context.Context, s *side, rate float64) (sample, error),
+) (cpu, latency, speed series, err error) {
+	cpu, latency, speed = series{}, series{}, series{}
+	for round := range rounds {
+		for _, s := range turns(sides, round) {
+			got, err := run(ctx, s, 0)
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			speed.add(s.name, got.perSecond)
+		}
+		for _, s := range turns(sides, round) {
+			got, err := run(ctx, s, rate)
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			latency.add(s.name, got.latency)
+			if s.pid != 0 {
+				cpu.add(s.name, got.cpu)
+			}
+		}
+	}
+	return cpu, latency, speed, nil
 }
 
 // affordable is the rate to offer: want, or 60 % of what the slowest side does at full speed.

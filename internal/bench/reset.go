@@ -43,25 +43,9 @@ func (b *bench) resetMode(ctx context.Context, sides []*side, mode string) error
 	if err != nil {
 		return err
 	}
-	paced := full
-	paced.rate = rate
-	cpu, latency, tps := series{}, series{}, series{}
-	for round := range b.rounds(5) {
-		for _, s := range turns(sides, round) {
-			got, err := b.lab.pgbenchRun(ctx, s, full)
-			if err != nil {
-				return err
-			}
-			tps.add(s.name, got.perSecond)
-		}
-		for _, s := range turns(sides, round) {
-			got, err := b.lab.pgbenchRun(ctx, s, paced)
-			if err != nil {
-				return err
-			}
-			cpu.add(s.name, got.cpu)
-			latency.add(s.name, got.latency)
-		}
+	cpu, latency, tps, err := inTurns(ctx, sides, b.rounds(5), rate, b.pgbenchAt(full))
+	if err != nil {
+		return err
 	}
 	last := sides[len(sides)-1].name
 	table := section{

@@ -67,10 +67,7 @@ func newContent(number uint64, plan, text string) *content {
 	c := &content{plan: plan, text: text}
 	c.number.Store(number)
 	sql := c.sql()
-	var words scanner
-	words.begin()
-	words.feed(sql)
-	words.end()
+	words := readWords(sql)
 	c.found, c.plain, c.names = words.found.settled(sql)
 	c.alters = changesSchema(sql, c.found)
 	c.forgets = words.forget

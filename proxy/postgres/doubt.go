@@ -24,7 +24,7 @@ func mentionsNames(sql []byte) bool {
 		case i == 0 || before[i-1]|0x20 != 'd' && before[i-1] != 'r': // the end of either word: most are neither
 		case bytes.HasSuffix(before, []byte(weir)) && bytes.HasPrefix(sql[i-len(weir):], []byte(namePrefix)):
 			return true
-		case foldsTo(before[max(0, i-len("prepared")):], "prepared") && foldsTo(behind[:min(len(behind), len("statement"))], "statement"):
+		case equalWord(before[max(0, i-len("prepared")):], "prepared") && equalWord(behind[:min(len(behind), len("statement"))], "statement"):
 			return true
 		}
 	}
@@ -32,8 +32,6 @@ func mentionsNames(sql []byte) bool {
 
 // longestMention is how much of a text that comes in pieces has to be looked at at once for mentionsNames, in bytes.
 const longestMention = 32
-
-func foldsTo(word []byte, lower string) bool { return equalWord(word, lower) }
 
 // mayTamper reports whether SQL, in which t was found, may change what is prepared without saying so. forgets is that it says
 // DEALLOCATE or DISCARD.

@@ -383,5 +383,16 @@ func (k *link) tellParameter(r *rewriting, i int, body []byte) {
 		r.out = pgwire.AppendParameterStatus(r.out, name, was)
 		value = was
 	}
+	k.noteTold(name, value)
+}
+
+// noteTold remembers what the client was told last of a parameter.
+func (k *link) noteTold(name, value string) {
+	for i := range k.told {
+		if k.told[i].Name == name {
+			k.told[i].Value = value
+			return
+		}
+	}
 	k.told = append(k.told, pool.Setting{Name: name, Value: value})
 }

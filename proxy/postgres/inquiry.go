@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"encoding/binary"
-	"slices"
 
 	"github.com/weirproxy/weir/pgwire"
 	"github.com/weirproxy/weir/pool"
@@ -140,10 +139,9 @@ func (k *link) conclude() {
 // correct tells the client what it runs with from now on, where it was told otherwise in the course of the transaction.
 func (k *link) correct() {
 	s := k.session
-	for i, t := range k.told {
-		later := slices.ContainsFunc(k.told[i+1:], func(l pool.Setting) bool { return l.Name == t.Name })
+	for _, t := range k.told {
 		now, known := s.profile.Greeting.Parameters[t.Name]
-		if known && !later && now != t.Value && (s.resource.mode != Session || k.restore) {
+		if known && now != t.Value && (s.resource.mode != Session || k.restore) {
 			s.out = pgwire.AppendParameterStatus(s.out, t.Name, now)
 		}
 	}

@@ -89,7 +89,7 @@ type link struct {
 	held           bool           // the client's messages wait for an answer of the server: see mayGoOn
 	settingsFailed *pgwire.Error  // the session's settings were refused
 	restore        bool           // the server has yet to be given back what holds for the session
-	told           []pool.Setting // what the client was told of parameters in this transaction, the latest last
+	told           []pool.Setting // what the client was told last of parameters, in this transaction
 	inquiry        inquiry        // what the session is asked about between transactions
 
 	foreign   bool  // the server connection was another session's, and remembers what that has drawn from sequences

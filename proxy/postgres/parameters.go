@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+
+	"github.com/weirproxy/weir/proxy/postgres/sqltext"
 )
 
 // mostNames is how many parameters of applications a text may name before it counts as one that does not.
@@ -63,48 +65,12 @@ func equalWord(word []byte, lower string) bool {
 	return true
 }
 
-func skipBlanks(b []byte) []byte { return bytes.TrimLeft(b, " \t\r\n\f\v") }
+func skipBlanks(b []byte) []byte { return bytes.TrimLeft(b, sqltext.Blanks) }
 
 // skipComments skips blanks and whole comments.
 func skipComments(b []byte) []byte {
-	for {
-		b = skipBlanks(b)
-		switch {
-		case bytes.HasPrefix(b, []byte("--")):
-			end := bytes.IndexAny(b, "\r\n")
-			if end < 0 {
-				return nil
-			}
-			b = b[end:]
-		case bytes.HasPrefix(b, []byte("/*")):
-			end := commentEnd(b)
-			if end < 0 {
-				return b
-			}
-			b = b[end:]
-		default:
-			return b
-		}
-	}
-}
-
-// commentEnd finds the end of the comment at the start of b, which may have others in it; it is negative where there is none.
-func commentEnd(b []byte) int {
-	depth := 0
-	for i := 0; i+1 < len(b); i++ {
-		switch {
-		case b[i] == '/' && b[i+1] == '*':
-			depth++
-			i++
-		case b[i] == '*' && b[i+1] == '/':
-			depth--
-			i++
-		}
-		if depth == 0 {
-			return i + 1
-		}
-	}
-	return -1
+	rest, _ := sqltext.Skip(b)
+	return rest
 }
 
 func (p *parameters) add(name string) {
@@ -182,9 +148,7 @@ func (p *parameters) readConfig(unclear bool, b []byte) {
 	p.config = true
 	name, plain := literal(arguments[0])
 	switch {
-	case !plain:
-		p.vague = true
-	case !isASCII(name):
+	case !plain, !isASCII(name):
 		p.vague = true
 	case strings.Contains(name, "."):
 		p.add(name)

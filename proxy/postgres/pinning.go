@@ -65,10 +65,7 @@ func (k *link) refuseQuery(r *rewriting, i, body int) (used int, is bool) {
 	if s.resource.pinning != RefusePins || s.resource.mode == Session || m[0] != pgwire.Query || len(m) < pgwire.HeaderSize+body {
 		return 0, false
 	}
-	var words scanner
-	words.begin()
-	words.feed(m[pgwire.HeaderSize:][:body])
-	words.end()
+	words := readWords(m[pgwire.HeaderSize:][:body])
 	_, plain, _ := words.found.settled(bytes.TrimSuffix(m[pgwire.HeaderSize:][:body], []byte{0}))
 	t := s.resource.refused(plain)
 	if t == 0 {

@@ -192,7 +192,7 @@ func matters(tokens []sqltext.Token) bool {
 	}
 	decoded, ok := sqltext.Decode(tokens[0].Body(), escape)
 	name := strings.ToLower(decoded)
-	return !ok || slices.Contains(keywords, name) || strings.HasPrefix(name, "pg_temp") || name == "pg_settings" ||
+	return !ok || slices.Contains(keywords, name) || strings.HasPrefix(name, "pg_temp") ||
 		strings.HasPrefix(name, "pg_prepared_statement") || strings.HasPrefix(decoded, namePrefix)
 }
 
@@ -311,10 +311,8 @@ func (r *reading) readDo(tokens []sqltext.Token) {
 			}
 		case t.Kind == sqltext.Escapes, t.Kind == sqltext.Unterminated:
 			r.hide()
-		case t.Kind == sqltext.String:
-			r.readBody(bytes.ReplaceAll(t.Body(), []byte("''"), []byte("'")))
-		case t.Kind == sqltext.Dollar:
-			r.readBody(t.Body())
+		case t.Kind == sqltext.String, t.Kind == sqltext.Dollar:
+			r.readBody(t.Value())
 		}
 	}
 }
@@ -330,10 +328,7 @@ func (r *reading) readBody(body []byte) {
 	for _, name := range p.names {
 		r.addName(name)
 	}
-	var words scanner
-	words.begin()
-	words.feed(body)
-	words.end()
+	words := readWords(body)
 	r.plain |= words.found & touchPins &^ touchSet
 	r.sets = r.sets || p.config || words.found&touchSet != 0
 	r.vague = r.vague || p.vague
@@ -356,7 +351,7 @@ func (r *reading) readCode(body []byte) {
 			r.hide()
 			return
 		case was == "execute" && t.Kind == sqltext.String:
-			r.read(bytes.ReplaceAll(t.Body(), []byte("''"), []byte("'")))
+			r.read(t.Value())
 			behind = "string"
 		case was == "execute", was == "string" && !isSign(t, ';') && !t.Is("into") && !t.Is("using"):
 			r.hide()
@@ -446,7 +441,7 @@ func (r *reading) readInterpreted(tokens []sqltext.Token) {
 			case isSign(t, ')'):
 				return
 			case t.Kind == sqltext.String && t.Text[0] == '\'' && bytes.IndexByte(t.Text, '\\') < 0 && (isSign(next, ',') || isSign(next, ')')):
-				r.read(bytes.ReplaceAll(t.Body(), []byte("''"), []byte("'")))
+				r.read(t.Value())
 				continue
 			case t.Kind == sqltext.Dollar:
 				r.read(t.Body())

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"maps"
 	"slices"
 	"testing"
 
@@ -205,6 +206,15 @@ func TestKeywordsAreThoseThatMeanSomething(t *testing.T) {
 	for _, word := range keywords {
 		if !meansSomething(word) {
 			t.Errorf("%q means nothing", word)
+		}
+	}
+}
+
+// What the tokens of a text are looked at for, its words are looked for before.
+func TestFunctionsThatMatterAreKeywords(t *testing.T) {
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(callsThatMatter)), interpreters) {
+		if !slices.Contains(keywords, name) {
+			t.Errorf("nobody looks for %s", name)
 		}
 	}
 }

@@ -40,9 +40,6 @@ func (k *link) guardChunk(r *rewriting, i int) {
 	if !k.foreign || k.unsynced || !k.fresh || !mayAskSequences(r.chunk[i:]) {
 		return
 	}
-	var words scanner
-	words.begin()
-	words.feed(r.chunk[i:])
-	words.end()
+	words := readWords(r.chunk[i:])
 	k.guardSequences(r, i, words.found)
 }

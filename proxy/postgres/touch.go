@@ -227,6 +227,14 @@ const (
 	preparingTransaction // pending: PREPARE TRANSACTION, unless that is a name
 )
 
+// readWords looks for words in a whole text.
+func readWords(sql []byte) (c scanner) {
+	c.begin()
+	c.feed(sql)
+	c.end()
+	return c
+}
+
 func (c *scanner) begin() {
 	c.n, c.before, c.last, c.pending, c.newline, c.dashes, c.apart = 0, otherWord, ';', otherWord, false, false, false
 	c.views, c.writes, c.quotes = false, false, false

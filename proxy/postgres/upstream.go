@@ -203,10 +203,7 @@ func (k *link) glance(m []byte, body int) {
 	if len(m) >= pgwire.HeaderSize+body {
 		if _, rest, ok := pgwire.CString(m[pgwire.HeaderSize:][:body]); ok {
 			if sql, _, ok := pgwire.CString(rest); ok {
-				var words scanner
-				words.begin()
-				words.feed(sql)
-				words.end()
+				words := readWords(sql)
 				k.words.reset = k.words.reset || words.reset
 				k.words.buffers = k.words.buffers || words.buffers
 				if words.found != 0 {

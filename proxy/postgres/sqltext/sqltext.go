@@ -44,6 +44,14 @@ func (t Token) Body() []byte {
 	return t.Text
 }
 
+// Value is what a simple string says: its body, in which quotes are not doubled.
+func (t Token) Value() []byte {
+	if t.Kind != String {
+		return t.Body()
+	}
+	return bytes.ReplaceAll(t.Body(), []byte("''"), []byte("'"))
+}
+
 // Hides reports whether the token may stand for more than can be read in it.
 func (t Token) Hides() bool {
 	switch t.Kind {
@@ -88,7 +96,8 @@ func NewReader(sql []byte) *Reader { return &Reader{text: sql} }
 
 // Next returns the next token; ok is false at the end.
 func (r *Reader) Next() (t Token, ok bool) {
-	from, whole := r.skip()
+	rest, whole := Skip(r.text[r.at:])
+	from := len(r.text) - len(rest)
 	if !whole {
 		r.at = len(r.text)
 		return Token{Unterminated, r.text[from:], from}, true
@@ -104,30 +113,30 @@ func (r *Reader) Next() (t Token, ok bool) {
 	return Token{kind, r.text[from:r.at], from}, true
 }
 
-// skip passes over blanks and comments. whole is false where a comment has no end.
-func (r *Reader) skip() (at int, whole bool) {
-	for r.at < len(r.text) {
-		b := r.text[r.at:]
+// Blanks are the characters between tokens.
+const Blanks = " \t\r\n\f\v"
+
+// Skip is sql without the blanks and the comments at its front. whole is false where a comment has no end: then it is left there.
+func Skip(sql []byte) (rest []byte, whole bool) {
+	for {
+		sql = bytes.TrimLeft(sql, Blanks)
 		switch {
-		case isBlank(b[0]):
-			r.at++
-		case bytes.HasPrefix(b, []byte("--")):
-			end := bytes.IndexAny(b, "\r\n")
+		case bytes.HasPrefix(sql, []byte("--")):
+			end := bytes.IndexAny(sql, "\r\n")
 			if end < 0 {
-				end = len(b)
+				return nil, true
 			}
-			r.at += end
-		case bytes.HasPrefix(b, []byte("/*")):
-			end := commentEnd(b)
+			sql = sql[end:]
+		case bytes.HasPrefix(sql, []byte("/*")):
+			end := commentEnd(sql)
 			if end < 0 {
-				return r.at, false
+				return sql, false
 			}
-			r.at += end
+			sql = sql[end:]
 		default:
-			return r.at, true
+			return sql, true
 		}
 	}
-	return r.at, true
 }
 
 // commentEnd is where the comment at the front of b ends, which may have others in it; negative if it does not.
@@ -233,8 +242,6 @@ func dollar(b []byte) (Kind, int) {
 	}
 	return Dollar, n + 1 + end + len(tag)
 }
-
-func isBlank(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
