@@ -64,8 +64,10 @@ func TestNothingOfTheUsersRunsInOurSQL(t *testing.T) {
 		}
 		c.Query("LISTEN here; CREATE TEMP TABLE mine (); PREPARE mine AS SELECT 1; SELECT pg_advisory_lock(1); SET my.own = 'x'")
 		c.Query("SET search_path = hostile, pg_catalog, public")
-		for _, sql := range []string{"SELECT 'a'::pg_catalog.text = 'b'::pg_catalog.text", "SELECT pg_my_temp_schema()", "SELECT left('a'::pg_catalog.text, 1)",
-			"SELECT 1 WHERE 1::pg_catalog.oid = 'pg_catalog.pg_class'::pg_catalog.regclass", "SELECT '1'::text", "SELECT * FROM pg_settings"} {
+		for _, sql := range []string{
+			"SELECT 'a'::pg_catalog.text = 'b'::pg_catalog.text", "SELECT pg_my_temp_schema()", "SELECT left('a'::pg_catalog.text, 1)",
+			"SELECT 1 WHERE 1::pg_catalog.oid = 'pg_catalog.pg_class'::pg_catalog.regclass", "SELECT '1'::text", "SELECT * FROM pg_settings",
+		} {
 			if got := c.Query(sql); !overheard(got) {
 				t.Errorf("%s runs nothing of the user's, so that this test shows nothing: %v", sql, got)
 			}
@@ -100,9 +102,15 @@ func hostile() (sql []string) {
 		}
 	}
 	for _, f := range [][3]string{
-		{"left", "text, int4", "text"}, {"current_setting", "text", "text"}, {"current_setting", "text, bool", "text"},
-		{"set_config", "text, text, bool", "text"}, {"pg_backend_pid", "", "int4"}, {"pg_my_temp_schema", "", "oid"},
-		{"pg_listening_channels", "", "text"}, {"pg_lock_status", "", "text"}, {"pg_show_all_settings", "", "text"},
+		{"left", "text, int4", "text"},
+		{"current_setting", "text", "text"},
+		{"current_setting", "text, bool", "text"},
+		{"set_config", "text, text, bool", "text"},
+		{"pg_backend_pid", "", "int4"},
+		{"pg_my_temp_schema", "", "oid"},
+		{"pg_listening_channels", "", "text"},
+		{"pg_lock_status", "", "text"},
+		{"pg_show_all_settings", "", "text"},
 	} {
 		sql = append(sql, fails(f[0], f[1], f[2]))
 	}

@@ -55,27 +55,41 @@ var keywords = []keyword{
 // are compared without regard to case and underscores.
 var others = []struct{ names, whose, instead string }{
 	{"schema currentSchema schema_search_path", "the way of Prisma, JDBC and Rails to say search_path", "options=-csearch_path%3Dname, or search_path=name"},
-	{"connection_limit pool_max_conns max_pool_size maxPoolSize maximum_pool_size pool_size pool max minPoolSize pool_min_conns pool_min_idle_conns max_overflow conn_max_age max_connections",
-		"a size of a driver's own pool", "connections beside upstream"},
-	{"pool_timeout checkout_timeout loginTimeout connectTimeout connectionTimeoutMillis connectionTimeout acquire_timeout",
-		"a timeout of a driver", "connect_timeout=seconds here, or timeouts and queue.wait beside upstream"},
-	{"socket_timeout socketTimeout query_timeout command_timeout commandTimeout cancelSignalTimeout",
-		"a timeout of a driver", "timeouts.query beside upstream, or statement_timeout=milliseconds"},
-	{"pool_max_conn_lifetime pool_max_conn_lifetime_jitter pool_max_conn_idle_time pool_health_check_period max_lifetime maxLifetime idle_timeout idleTimeout idleTimeoutMillis max_idle_connection_lifetime max_connection_lifetime",
-		"a setting of a driver's own pool", "timeouts.server_lifetime and timeouts.server_idle beside upstream"},
+	{
+		"connection_limit pool_max_conns max_pool_size maxPoolSize maximum_pool_size pool_size pool max minPoolSize pool_min_conns pool_min_idle_conns max_overflow conn_max_age max_connections",
+		"a size of a driver's own pool", "connections beside upstream",
+	},
+	{
+		"pool_timeout checkout_timeout loginTimeout connectTimeout connectionTimeoutMillis connectionTimeout acquire_timeout",
+		"a timeout of a driver", "connect_timeout=seconds here, or timeouts and queue.wait beside upstream",
+	},
+	{
+		"socket_timeout socketTimeout query_timeout command_timeout commandTimeout cancelSignalTimeout",
+		"a timeout of a driver", "timeouts.query beside upstream, or statement_timeout=milliseconds",
+	},
+	{
+		"pool_max_conn_lifetime pool_max_conn_lifetime_jitter pool_max_conn_idle_time pool_health_check_period max_lifetime maxLifetime idle_timeout idleTimeout idleTimeoutMillis max_idle_connection_lifetime max_connection_lifetime",
+		"a setting of a driver's own pool", "timeouts.server_lifetime and timeouts.server_idle beside upstream",
+	},
 	{"pgbouncer", "an option of Prisma's client for poolers", ""},
-	{"statement_cache_size statement_cache_capacity statement_cache_mode description_cache_capacity default_query_exec_mode prefer_simple_protocol prepareThreshold preparedStatementCacheQueries preparedStatementCacheSizeMiB preferQueryMode prepared_statements prepared_statement_cache_size prepared_statement_name_func binary_parameters disable_prepared_binary_result prepare fetch_types statementCacheSize",
-		"how a driver prepares statements", ""},
-	{"sslaccept sslidentity sslinline trustServerCertificate uselibpqcompat sslfactory sslhostnameverifier sslpasswordcallback",
-		"how a driver checks certificates", "sslmode, sslrootcert, sslcert and sslkey"},
+	{
+		"statement_cache_size statement_cache_capacity statement_cache_mode description_cache_capacity default_query_exec_mode prefer_simple_protocol prepareThreshold preparedStatementCacheQueries preparedStatementCacheSizeMiB preferQueryMode prepared_statements prepared_statement_cache_size prepared_statement_name_func binary_parameters disable_prepared_binary_result prepare fetch_types statementCacheSize",
+		"how a driver prepares statements", "",
+	},
+	{
+		"sslaccept sslidentity sslinline trustServerCertificate uselibpqcompat sslfactory sslhostnameverifier sslpasswordcallback",
+		"how a driver checks certificates", "sslmode, sslrootcert, sslcert and sslkey",
+	},
 	{"ApplicationName", "the way of JDBC and others to say application_name", "application_name=name"},
 	{"tcpKeepAlive keepAlive keep_alive", "a socket option of a driver", "keepalives=1"},
 	{"targetServerType loadBalanceHosts hostRecheckSeconds", "how a driver chooses a server", "target_session_attrs and load_balance_hosts"},
 	{"gssEncMode sspiServiceClass useSpnego jaasLogin jaasApplicationName kerberosServerName", "how a driver logs in", ""},
 	{"pool_mode auth_user auth_query auth_dbname connect_query reserve_pool min_pool_size reserve_pool_size load_balance", "a setting of PgBouncer's", "weir's own settings beside upstream"},
 	{"adapter encoding variables min_messages reaping_frequency advisory_locks reconnect engine", "a setting of a framework", "client_encoding and other parameters of PostgreSQL by their names"},
-	{"defaultRowFetchSize reWriteBatchedInserts binaryTransfer binaryTransferEnable binaryTransferDisable assumeMinServerVersion stringtype autosave readOnly readOnlyMode logUnclosedConnections loggerLevel loggerFile databaseMetadataCacheFields unknownLength allowEncodingChanges disableColumnSanitiser cleanupSavepoints receiveBufferSize sendBufferSize protocolVersion escapeSyntaxCallMode adaptiveFetch maxResultBuffer hideUnprivilegedObjects groupStartupParameters socketFactory socketFactoryArg xmlFactoryFactory localSocketAddress quoteReturningIdentifiers channelBinding",
-		"an option of JDBC's driver", ""},
+	{
+		"defaultRowFetchSize reWriteBatchedInserts binaryTransfer binaryTransferEnable binaryTransferDisable assumeMinServerVersion stringtype autosave readOnly readOnlyMode logUnclosedConnections loggerLevel loggerFile databaseMetadataCacheFields unknownLength allowEncodingChanges disableColumnSanitiser cleanupSavepoints receiveBufferSize sendBufferSize protocolVersion escapeSyntaxCallMode adaptiveFetch maxResultBuffer hideUnprivilegedObjects groupStartupParameters socketFactory socketFactoryArg xmlFactoryFactory localSocketAddress quoteReturningIdentifiers channelBinding",
+		"an option of JDBC's driver", "",
+	},
 	{"pooling minimum_pool_size multiplexing no_reset_on_close include_error_detail async_fallback single_use_connections workaround supa", "an option of a driver", ""},
 }
 

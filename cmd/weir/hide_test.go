@@ -44,7 +44,7 @@ func TestPasswordsInArguments(t *testing.T) {
 func TestComplaintsAboutArgumentsHaveNoPasswords(t *testing.T) {
 	for _, args := range [][]string{
 		{"serve", "postgres://app:hush-hush@db/orders"},
-		{"serve", "--upsteam=postgres://app:hush-hush@db/orders"},
+		{"serve", "--upstreams=postgres://app:hush-hush@db/orders"},
 		{"serve", "--upstream", "postgres://app:hush-hush@db:x/orders"},
 		{"serve", "--config=a", "--upstream=postgres://app:hush-hush@db/orders"},
 		{"storm", "--dsn=postgres://app:hush-hush@db:x/orders", "--load=5/s for 1s"},

@@ -363,10 +363,10 @@ func (k *link) allDiscarded() {
 // translate has the client read of its own world: its names of statements in errors and notices, and of the values that DISCARD ALL or
 // RESET brought back, those of its startup.
 func (k *link) translate(t byte, r *rewriting, i int, body []byte) {
-	switch {
-	case t == pgwire.ErrorResponse, t == pgwire.NoticeResponse:
+	switch t {
+	case pgwire.ErrorResponse, pgwire.NoticeResponse:
 		k.restoreNames(r, i, body)
-	case t == pgwire.ParameterStatus:
+	case pgwire.ParameterStatus:
 		k.tellParameter(r, i, body)
 	}
 }

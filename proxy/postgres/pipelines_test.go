@@ -106,8 +106,10 @@ func TestAQueryWithinABatchIsAnsweredAsByTheServer(t *testing.T) {
 		"parsed":                     {ready(2, join(named, q("SELECT 2"), sync)...)},
 		"parsed and described":       {ready(2, join(named, []frontend{describe('S', "s")}, q("SELECT 2"), sync)...)},
 		"parsed, described, flushed": {flushed(1, 'T', join(named, []frontend{describe('S', "s"), flush})...), ready(1, query("SELECT 2"))},
-		"parsed, flushed, then COPY": {flushed(1, 'T', join(named, []frontend{describe('S', "s"), flush})...), ready(1, query("CREATE TEMP TABLE copied (v int)")),
-			flushed(1, 'T', parse("c", "SELECT 1"), describe('S', "c"), flush), flushed(1, 'G', query("COPY copied FROM STDIN")), ready(1, data("1\n2\n"), copyDone), ready(1, query("DROP TABLE copied"))},
+		"parsed, flushed, then COPY": {
+			flushed(1, 'T', join(named, []frontend{describe('S', "s"), flush})...), ready(1, query("CREATE TEMP TABLE copied (v int)")),
+			flushed(1, 'T', parse("c", "SELECT 1"), describe('S', "c"), flush), flushed(1, 'G', query("COPY copied FROM STDIN")), ready(1, data("1\n2\n"), copyDone), ready(1, query("DROP TABLE copied")),
+		},
 		"parsed, no sync":           {ready(1, join(named, q("SELECT 2"))...), ready(1, join(one, sync)...)},
 		"parsed, used behind":       {ready(2, join(named, q("SELECT 2"), one, sync)...)},
 		"unnamed, used behind":      {ready(2, parse("", "SELECT 1"), query("SELECT 2"), bind("", ""), execute("", 0), synchronize), ready(1, join(named, sync)...)},

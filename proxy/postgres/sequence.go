@@ -12,13 +12,20 @@ import (
 // another session, and the session that asks keeps its own: PostgreSQL's own error (55000) is better than a stranger's value.
 
 // mayAskSequences reports whether a text could say lastval or currval, at a glance.
-func mayAskSequences(sql []byte) bool {
-	for _, val := range []string{"val", "VAL", "Val", "vaL"} {
-		if bytes.Contains(sql, []byte(val)) {
+func mayAskSequences(sql []byte) bool { return saysVal(sql, 'v') || saysVal(sql, 'V') }
+
+// saysVal reports whether a text has "val" in it that begins with v, a small letter or a large one.
+func saysVal(sql []byte, v byte) bool {
+	for {
+		i := bytes.IndexByte(sql, v)
+		if i < 0 || len(sql) < i+3 {
+			return false
+		}
+		if wordByte[sql[i+1]] == 'a' && wordByte[sql[i+2]] == 'l' {
 			return true
 		}
+		sql = sql[i+1:]
 	}
-	return false
 }
 
 // guardSequences sees to that ahead of the message at i, in whose statement t was found, where nobody on the resource has asked before.

@@ -277,6 +277,7 @@ func nobodyReadsWhatAStrangerHasDrawn(t *testing.T, pg *pgtest.Postgres) {
 		"in quotes":          {query(`SELECT pg_catalog."lastval"()`)},
 		"in a batch":         {parse("", "SELECT lastval()"), bind("", ""), execute("", 0), synchronize},
 		"behind another one": {parse("x", "SELECT 1"), parse("", "SELECT lastval()"), bind("", ""), execute("", 0), synchronize},
+		"in odd capitals":    {parse("x", "SELECT 1"), parse("", "SELECT lAStvAL()"), bind("", ""), execute("", 0), synchronize},
 	}
 	for name, messages := range reads {
 		w := start(t, settings{servers: 1, upstream: pg.DSN()})
