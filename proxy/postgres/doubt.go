@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"github.com/weirproxy/weir/pgwire"
+	"github.com/weirproxy/weir/proxy/postgres/sqltext"
 )
 
 // What a server connection has prepared is known, because we have prepared it. SQL may take that away, or put something else in its
@@ -85,7 +86,7 @@ func isBlockWord(word []byte) bool {
 // hasArgument reports whether a word, with that behind it, can be the beginning of a command that changes what is prepared.
 func hasArgument(word, behind []byte) bool {
 	whole := len(behind) > 0 && behind[0] == '\'' // the word is a string
-	behind = skipBlanks(behind)
+	behind = sqltext.SkipBlanks(behind)
 	switch {
 	case equalWord(word, "deallocate"):
 		return true

@@ -65,8 +65,6 @@ func equalWord(word []byte, lower string) bool {
 	return true
 }
 
-func skipBlanks(b []byte) []byte { return bytes.TrimLeft(b, sqltext.Blanks) }
-
 // skipComments skips blanks and whole comments.
 func skipComments(b []byte) []byte {
 	rest, _ := sqltext.Skip(b)
@@ -99,13 +97,13 @@ func (p *parameters) readName(b []byte) {
 			return
 		}
 		name = append(name, part...)
-		if b = skipBlanks(rest); len(b) == 0 || b[0] != '.' {
+		if b = sqltext.SkipBlanks(rest); len(b) == 0 || b[0] != '.' {
 			ended := len(rest) == 0 || wordByte[rest[0]] == 0 && bytes.IndexByte([]byte(" \t\r\n\f\v=;"), rest[0]) >= 0
 			p.vague = p.vague || !ended
 			break
 		}
 		name = append(name, '.')
-		b = skipBlanks(b[1:])
+		b = sqltext.SkipBlanks(b[1:])
 	}
 	if bytes.IndexByte(name, '.') >= 0 {
 		p.add(string(name))
@@ -161,7 +159,7 @@ const longestCall = 1 << 10
 // plainArguments splits the arguments of a call. ok is false when that takes more than a glance: for comments, strings other
 // than simple ones, and quotes in them.
 func plainArguments(b []byte) (list []string, ok bool) {
-	b = skipBlanks(bytes.TrimPrefix(b, []byte(`"`)))
+	b = sqltext.SkipBlanks(bytes.TrimPrefix(b, []byte(`"`)))
 	if len(b) == 0 || b[0] != '(' {
 		return nil, false
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/weirproxy/weir/pool"
+	"github.com/weirproxy/weir/proxy/postgres/sqltext"
 )
 
 // Functions that connect say the same SETs each time. What such a statement leads to depends on nothing but itself and on what
@@ -120,7 +121,7 @@ func isPlainSet(sql []byte) bool {
 	to, value := nextWord(rest)
 	if !equalWord(to, "to") {
 		is := false
-		if value, is = bytes.CutPrefix(skipBlanks(rest), []byte("=")); !is {
+		if value, is = bytes.CutPrefix(sqltext.SkipBlanks(rest), []byte("=")); !is {
 			return false
 		}
 	}

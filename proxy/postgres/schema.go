@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/weirproxy/weir/pgwire"
+	"github.com/weirproxy/weir/proxy/postgres/sqltext"
 )
 
 // A statement means what it meant when it was prepared: the types of its parameters, and of its result, are those of the tables and types of
@@ -35,7 +36,7 @@ func changesSchema(sql []byte, t touch) bool {
 	}
 	end := bytes.IndexByte(sql, ';')
 	switch {
-	case end < 0, len(skipBlanks(sql[end+1:])) == 0:
+	case end < 0, len(sqltext.SkipBlanks(sql[end+1:])) == 0:
 		return false
 	case t&touchTemp != 0:
 		return hasWord(sql[end:], "alter", "import")

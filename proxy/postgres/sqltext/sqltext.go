@@ -113,14 +113,34 @@ func (r *Reader) Next() (t Token, ok bool) {
 	return Token{kind, r.text[from:r.at], from}, true
 }
 
-// Blanks are the characters between tokens.
-const Blanks = " \t\r\n\f\v"
+// blanks are the characters between tokens.
+const blanks = " \t\r\n\f\v"
+
+// isBlank marks the blanks.
+var isBlank = func() (t [256]bool) {
+	for i := range len(blanks) {
+		t[blanks[i]] = true
+	}
+	return t
+}()
+
+// SkipBlanks is sql without the blanks at its front.
+func SkipBlanks(sql []byte) []byte {
+	for i, b := range sql {
+		if !isBlank[b] {
+			return sql[i:]
+		}
+	}
+	return nil
+}
 
 // Skip is sql without the blanks and the comments at its front. whole is false where a comment has no end: then it is left there.
 func Skip(sql []byte) (rest []byte, whole bool) {
 	for {
-		sql = bytes.TrimLeft(sql, Blanks)
+		sql = SkipBlanks(sql)
 		switch {
+		case len(sql) < 2 || sql[0] != '-' && sql[0] != '/': // most texts, in few steps
+			return sql, true
 		case bytes.HasPrefix(sql, []byte("--")):
 			end := bytes.IndexAny(sql, "\r\n")
 			if end < 0 {
