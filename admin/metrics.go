@@ -146,6 +146,13 @@ var metrics = []metric{
 		}),
 	},
 	{
+		"weir_client_stalls_total", "Clients that lost their server connection because they kept it waiting in the middle of something, by what was waited for.", counter,
+		[]string{"resource", "reason"},
+		perResource(func(r proxy.ResourceStats, out series) {
+			out.counts(r.Stalls)
+		}),
+	},
+	{
 		"weir_rate_tokens_leased_total", "Rate tokens this weir leased from the fleet's bucket.", counter,
 		[]string{"resource"},
 		func(s snapshot, out series) {

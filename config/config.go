@@ -160,6 +160,7 @@ type Timeouts struct {
 	Connect           time.Duration `yaml:"connect" eg:"5s"`                              // dialling and logging in to the server (5s)
 	Query             time.Duration `yaml:"query" weir:"zero=off" eg:"30s"`               // one statement, then it is cancelled (off)
 	IdleInTransaction time.Duration `yaml:"idle_in_transaction" weir:"zero=off" eg:"60s"` // a client that is silent inside a transaction, then it is disconnected and the transaction rolled back (1m)
+	ClientStall       time.Duration `yaml:"client_stall" weir:"zero=off" eg:"30s"`        // a client that stops in the middle of a message, a batch, or COPY, or does not read its result, then what it began is rolled back and others have its server connection; idle_in_transaction bounds that, too (30s)
 	ClientIdle        time.Duration `yaml:"client_idle" weir:"zero=off" eg:"1h"`          // a client that is silent outside a transaction, then it is disconnected (off)
 	ServerLifetime    time.Duration `yaml:"server_lifetime" weir:"zero=off" eg:"1h"`      // age at which an idle server connection is replaced, less up to 20 % jitter (1h)
 	ServerIdle        time.Duration `yaml:"server_idle" weir:"zero=off" eg:"10m"`         // rest after which a server connection is closed, less up to 20 % jitter (10m)
@@ -224,6 +225,7 @@ func DefaultResource() Resource {
 		Timeouts: Timeouts{
 			Connect:           shelf.Connect,
 			IdleInTransaction: time.Minute,
+			ClientStall:       30 * time.Second,
 			ServerLifetime:    shelf.ServerLifetime,
 			ServerIdle:        shelf.ServerIdle,
 		},

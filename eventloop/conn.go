@@ -173,6 +173,9 @@ func (c *Conn) Flush() error {
 	return nil
 }
 
+// Unsent reports whether the socket had no room for all that was written: TLS keeps the rest. Without TLS the writer does.
+func (c *Conn) Unsent() bool { return c.secure != nil && len(c.secure.out) > 0 }
+
 // CloseWrite tells the peer that nothing more will come.
 func (c *Conn) CloseWrite() {
 	if c.secure != nil {

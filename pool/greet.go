@@ -164,8 +164,16 @@ func (p *Pool) reserve(ctx context.Context, most int) error {
 	reserved := make(chan struct{})
 	l := s.Conn.Loop()
 	l.Post(eventloop.TaskFunc(func() { s.retire(l, func() { close(reserved) }) }))
-	<-reserved // within closingTime
-	return nil
+	select {
+	case <-reserved:
+		return nil
+	case <-ctx.Done(): // the server may hold it for long
+		go func() {
+			<-reserved
+			b.unreserve()
+		}()
+		return context.Cause(ctx)
+	}
 }
 
 // unreserve gives the place back.

@@ -139,7 +139,7 @@ func (s *Server) cancelled(err error) {
 	switch {
 	case s.cleaning != nil:
 		s.cleaning.step()
-	case s.closing != nil && err != nil: // there is no server any more
+	case s.closing != nil && err != nil && !s.closing.held(): // there is no server any more
 		s.closing.finish()
 	}
 }

@@ -9,11 +9,11 @@ import (
 )
 
 // A backend lives on until it notices that its client is gone, and counts against max_connections as long. It does not
-// notice while it runs a statement, so after closingTime that is cancelled. After closingMost, or when there is no server to
-// take the cancel request, the place is taken to be free.
+// notice while it runs a statement, so after closingTime that is cancelled. After closingMost the place is taken to be free,
+// unless the server's kernel has confirmed the end of the stream and its process has not: then that still counts.
 const (
 	closingTime = 2 * time.Second
-	closingMost = time.Minute
+	closingMost = 5 * time.Second
 )
 
 // retiring waits for the server to close its end of the connection.
@@ -23,6 +23,7 @@ type retiring struct {
 	handler eventloop.Handler
 	then    func() // takes over the place in the budget; nil: the place is free
 	waited  time.Duration
+	told    bool // the log, that the server holds the connection
 	over    bool
 }
 
@@ -67,11 +68,21 @@ func (r *retiring) Run() {
 		r.s.CancelSoon(r.l, nil)
 	}
 	r.waited += closingTime
-	if r.waited > closingMost || r.s.pool.budget.ctx.Err() != nil {
+	if r.s.pool.budget.ctx.Err() != nil || r.waited >= closingMost && !r.held() {
 		r.finish()
 		return
 	}
-	r.l.Arm(&r.s.timer, closingTime, r)
+	r.l.Arm(&r.s.timer, max(min(closingTime, closingMost-r.waited), time.Second), r)
+}
+
+// held reports whether the server is known to hold the connection still, and says so once.
+func (r *retiring) held() bool {
+	held := r.s.Conn.PeerHolds()
+	if held && !r.told {
+		r.told = true
+		r.s.pool.budget.log.Warn("a server process holds a connection that weir has closed; it counts until the process ends", "server_pid", r.s.PID())
+	}
+	return held
 }
 
 func (r *retiring) read() {

@@ -52,6 +52,14 @@ var PinReasons = []Term{
 	{PinnedByDoubt, "spoken so that weir cannot tell what the server will answer; the connection goes with the client"},
 }
 
+// StallReasons are what a client may keep its server connection waiting with.
+var StallReasons = []Term{
+	{"message", "the rest of a message did not come"},
+	{"batch", "a batch of the extended protocol was not ended by a Sync"},
+	{"copy", "the data of COPY FROM STDIN did not come"},
+	{"reading", "the client did not read what it had asked for"},
+}
+
 // Reasons to keep a server connection that are no metric's label: there is nothing in the session.
 const (
 	PinnedByMode        = "pool_mode"

@@ -30,6 +30,7 @@ type ResourceStats struct {
 	Admitted     map[AdmittedBy]int64
 	Refused      []RefusalStats
 	Pinned       map[string]int64 // sessions that keep their server connection, by reason
+	Stalls       map[string]int64 // clients that lost their server connection because they kept it waiting, by reason
 	QueryErrors  map[string]int64 // ErrorResponses of the server by SQLSTATE class (two characters)
 	QueueWait    Histogram        // seconds
 	Transaction  Histogram        // seconds a transaction held its server connection

@@ -254,6 +254,7 @@ func (w *weir) options(cfg *config.Config) (postgres.Options, error) {
 			Timeouts: postgres.Timeouts{
 				Query:             r.Timeouts.Query,
 				IdleInTransaction: r.Timeouts.IdleInTransaction,
+				ClientStall:       r.Timeouts.ClientStall,
 				ClientIdle:        r.Timeouts.ClientIdle,
 			},
 			Gate: w.gates[name].Gate,

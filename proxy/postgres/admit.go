@@ -20,8 +20,8 @@ func (s *session) begin(chunk []byte) []byte {
 		s.violated("length", err.Error())
 		return nil
 	}
-	if s.overslept && chunk[0] != pgwire.Terminate {
-		s.fatal(oversleptError())
+	if s.parting != notParted && chunk[0] != pgwire.Terminate {
+		s.fatal(s.parting.error())
 		return nil
 	}
 	switch chunk[0] {
@@ -45,7 +45,7 @@ func (s *session) begin(chunk []byte) []byte {
 		s.violated("type", fmt.Sprintf("invalid frontend message type %d", chunk[0]))
 		return nil
 	}
-	if chunk[0] == pgwire.Query && len(chunk) < pgwire.HeaderSize+body && body <= longestCommand { // it may begin or end a block
+	if len(chunk) < min(pgwire.HeaderSize+body, maxHeld) { // whose client is slow holds nothing yet
 		s.hold(chunk)
 		return nil
 	}

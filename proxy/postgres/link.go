@@ -86,6 +86,14 @@ type link struct {
 	failed      []answer // statements that could not be parsed; what was sent behind them may still name them
 	doubtful    bool     // what the server will answer is not certain: it stays with this client, and goes with it
 
+	stalling    stall           // what of the client is waited for
+	stallTimer  eventloop.Timer // for how long it may be
+	progress    int             // bytes that the client has sent or read, and stallProgress for each of its messages
+	stallFrom   int             // what that was when the time began
+	flushed     bool            // the server was asked by a Flush to answer all that it was sent
+	heardBefore int             // ReadyForQuery messages, when the server was told to cancel what runs
+	silent      bool            // it does not answer
+
 	held           bool           // the client's messages wait for an answer of the server: see mayGoOn
 	settingsFailed *pgwire.Error  // the session's settings were refused
 	restore        bool           // the server has yet to be given back what holds for the session
@@ -378,6 +386,7 @@ func (k *link) end(o breaker.Outcome) {
 func (k *link) detach(o breaker.Outcome) (answering bool) {
 	k.ticket.Done(o)
 	k.pin(0)
+	k.w.loop.Disarm(&k.stallTimer)
 	switch k.waits {
 	case forSlot:
 		answering = !k.ticket.Abandon(k.w.loop.Now())
@@ -416,7 +425,7 @@ func (k *link) abandon() {
 		Extended: k.copyParsed || !k.answers.has(queried),
 		Dirty:    touched != 0 || k.changed || k.answers.settings() || k.settingsFailed != nil || s.resource.mode == Session,
 		Cancel:   !k.answers.inquired(),
-		Broken:   k.fatal || k.doubtful || k.upSkip > 0 || len(k.upOut) > 0 || touched&touchForever != 0,
+		Broken:   k.fatal || k.silent || k.doubtful || k.upSkip > 0 || len(k.upOut) > 0 || touched&touchForever != 0,
 		Carry:    k.carry,
 		Skip:     k.downSkip,
 	}
@@ -458,52 +467,4 @@ func (k *link) serverGone(err error) {
 // drainLinked ends a session that has a server connection but nothing under way.
 func (s *session) drainLinked() {
 	s.fatal(&pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: "terminating connection: " + proxy.Draining.Message})
-}
-
-func (k *link) timeIdleInTransaction() {
-	k.since = k.w.loop.Now()
-	s := k.session
-	if limit := s.resource.timeouts.IdleInTransaction; limit > 0 {
-		k.w.loop.Arm(&s.timer, limit, (*idledInTransaction)(s))
-	}
-}
-
-type idledInTransaction session
-
-// Run frees the server connection. The client is told when it goes on: it may be frozen, and what it is sent now it would
-// find only behind the reset of its own next write.
-func (t *idledInTransaction) Run() {
-	s := (*session)(t)
-	if k := s.link; k != nil && k.quiet() {
-		k.abandon()
-		s.overslept = true
-		s.rest()
-	}
-}
-
-// oversleptError is what a client is told that was idle in a transaction for too long.
-func oversleptError() *pgwire.Error {
-	return &pgwire.Error{
-		Code: "25P03", Message: "terminating connection due to idle-in-transaction timeout",
-		Detail: "The transaction was rolled back.",
-	}
-}
-
-// timeQuery begins the time that the server has for an answer.
-func (k *link) timeQuery() {
-	k.since = k.w.loop.Now()
-	s := k.session
-	if limit := s.resource.timeouts.Query; limit > 0 {
-		k.w.loop.Arm(&s.timer, limit, (*queriedOut)(s))
-		return
-	}
-	k.w.loop.Disarm(&s.timer)
-}
-
-type queriedOut session
-
-func (t *queriedOut) Run() {
-	if k := (*session)(t).link; k != nil && k.server != nil && !k.answers.empty() {
-		k.server.CancelSoon(k.w.loop, nil)
-	}
 }

@@ -315,7 +315,7 @@ func (w *walsender) rest() {
 type walsenderIdled session
 
 func (t *walsenderIdled) Run() {
-	(*session)(t).fatal(oversleptError())
+	(*session)(t).fatal(idledInBlock.error())
 }
 
 // drain ends the session at the first moment that loses nothing: a stream, whose client knows how far it has come, at once.

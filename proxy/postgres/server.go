@@ -75,6 +75,7 @@ type ResourceOptions struct {
 type Timeouts struct {
 	Query             time.Duration // until a query is cancelled
 	IdleInTransaction time.Duration // until a transaction in which the client says nothing is rolled back
+	ClientStall       time.Duration // until a client that stops in the middle of a request loses its server connection
 	ClientIdle        time.Duration // until a client that says nothing is sent away
 }
 
@@ -151,6 +152,7 @@ type resource struct {
 	mostPinned  int
 	pinned      atomic.Int64 // sessions
 	pins        pins         // by reason
+	stalls      stallCounts
 	texts       texts
 	outcomes    outcomes
 	schema      atomic.Uint64          // counts what is known to have changed the schema

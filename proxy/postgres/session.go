@@ -43,7 +43,7 @@ type worker struct {
 // many, so what only a running transaction needs is in link.
 type session struct {
 	conn       eventloop.Conn
-	timer      eventloop.Timer // client_idle, queue.wait, query or idle_in_transaction: whatever holds now
+	timer      eventloop.Timer // client_idle, queue.wait, query, its grace, or idle_in_transaction: whatever holds now
 	w          *worker
 	resource   *resource
 	number     uint64 // of all sessions of this weir; never 0
@@ -63,7 +63,8 @@ type session struct {
 
 	skip      int // bytes of a refused message that are still to be dropped
 	untilSync bool
-	overslept bool // its transaction was rolled back, which it has yet to be told
+	parting   parting // why its transaction was rolled back, which it has yet to be told
+	midway    bool    // in the middle of a message of its own
 	block     block
 	dead      bool // closed, or about to be
 	farewell  bool // nothing more is sent
@@ -107,10 +108,18 @@ func (s *session) advance() {
 	for range rounds {
 		up, down := s.pumpUp(), s.pumpDown()
 		if !up && !down {
+			s.watch()
 			return
 		}
 	}
 	s.w.loop.Post((*goOn)(s))
+}
+
+// watch looks whether its client keeps a server connection waiting.
+func (s *session) watch() {
+	if k := s.link; k != nil && k.server != nil && !s.dead {
+		k.watchStall()
+	}
 }
 
 // goOn is a session whose turn comes again.
@@ -162,6 +171,7 @@ func (s *session) pumpUp() bool {
 		}
 		return false
 	}
+	s.progress(n)
 	s.forget()
 	s.take(scratch[:held+n])
 	return true
@@ -196,6 +206,9 @@ func (s *session) take(chunk []byte) {
 		switch {
 		case s.walsender != nil:
 			s.walsender.passUp(chunk)
+			return
+		case s.parting != notParted && s.midway:
+			s.fatal(s.parting.error())
 			return
 		case s.skip > 0 || s.untilSync:
 			chunk = s.discard(chunk)
@@ -251,12 +264,20 @@ func (s *session) flush() bool {
 		return true
 	}
 	n, err := s.conn.Write(s.out)
+	s.progress(n)
 	s.out = s.out[n:]
 	if err != nil {
 		return s.stuck(err)
 	}
 	s.out = nil
 	return true
+}
+
+// progress takes note of bytes that the client has sent or taken.
+func (s *session) progress(n int) {
+	if s.link != nil {
+		s.link.progress += n
+	}
 }
 
 func (s *session) stuck(err error) bool {

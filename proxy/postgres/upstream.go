@@ -266,6 +266,8 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 		k.timeQuery()
 	}
 	k.guardChunk(r, i)
+	k.progress += stallProgress
+	k.flushed = false
 	switch m[0] {
 	case pgwire.Query, pgwire.FunctionCall:
 		if !k.certain(r, i) {
@@ -302,6 +304,7 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	case pgwire.CopyDone, pgwire.CopyFail:
 		k.endCopy()
 	case pgwire.Flush:
+		k.flushed = true
 		k.unsynced = k.unsynced || body > 0 // which the server refuses, and all up to the next Sync
 	case pgwire.CopyData:
 	case pgwire.Terminate:
