@@ -26,7 +26,8 @@ func selectAccount(random *rand.Rand) []byte {
 
 // job is what a load generator is asked to do, given to it as one argument in JSON.
 type job struct {
-	Do      string        `json:"do"` // hold | query | login | halve
+	Do      string        `json:"do"`             // hold | query | login | harm | halve
+	Kind    string        `json:"kind,omitempty"` // of harm
 	Target  target        `json:"target"`
 	Clients int           `json:"clients"`        // connections held or used, or logins under way at once
 	Rate    float64       `json:"rate,omitempty"` // starts per second over all clients; 0 is as fast as it goes
@@ -73,6 +74,8 @@ func clientMain(args []string) error {
 		return printOutcome(queries(ctx, j))
 	case "login":
 		return printOutcome(logins(ctx, j))
+	case "harm":
+		return harm(ctx, j)
 	case "halve":
 		halve(j.Pid, ctx.Done())
 		return nil

@@ -61,6 +61,7 @@ var parts = []struct {
 	{"storm", (*bench).storm},
 	{"mixed", (*bench).mixed},
 	{"idle", (*bench).idle},
+	{"harm", (*bench).harm},
 	{overloadPart, (*bench).overload},
 }
 
