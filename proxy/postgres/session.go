@@ -15,7 +15,7 @@ import (
 const (
 	// idleRead is how much is read of a client that has no server connection. What does not fit into the first read stays
 	// in the kernel until it has one, so that a waiting client costs little.
-	idleRead = 8 << 10
+	idleRead = maxHeld
 	// maxHeld is how long a message may be that is held back until it is complete, because we want to read it.
 	maxHeld = 16 << 10
 	// rounds is how often a session may read before the other sessions of its loop have their turn.
