@@ -80,7 +80,9 @@ func (q *answers) count(a *answer, n int) {
 func (q *answers) empty() bool { return q.head == len(q.list) }
 
 // endsWith reports whether what was asked last is of that kind.
-func (q *answers) endsWith(kind answerKind) bool { return !q.empty() && q.list[len(q.list)-1].kind == kind }
+func (q *answers) endsWith(kind answerKind) bool {
+	return !q.empty() && q.list[len(q.list)-1].kind == kind
+}
 
 // first is the answer that comes next; the queue is not empty.
 func (q *answers) first() *answer { return &q.list[q.head] }
