@@ -47,6 +47,7 @@ type Request struct {
 	Deadline int64       // monotonic nanoseconds when nobody wants the answer any more; 0: not said
 	Waker    Waker
 
+	atOnce     Denial // as Enter left it
 	denial     Denial
 	state      state
 	lane       lane
@@ -62,6 +63,9 @@ type Request struct {
 // Denial is why there is no slot. When there is one its Err is nil, or it says why there would be none if the mode of the
 // queue were another: it is Shadow.
 func (r *Request) Denial() Denial { return r.denial }
+
+// AtOnce says why [Slots.Enter] has denied the request, or would have in mode shadow. It holds while the request waits, too.
+func (r *Request) AtOnce() Denial { return r.atOnce }
 
 type state uint8
 
@@ -139,6 +143,7 @@ func (s *Slots) Enter(r *Request, now int64) Verdict {
 	var woken chain
 	s.dispatchLocked(now, &woken) // there may be more slots than when somebody left
 	v := s.enterLocked(r, now, &woken)
+	r.atOnce = r.denial // while r waits, others may deny it
 	s.mu.Unlock()
 	wake(woken.head)
 	return v

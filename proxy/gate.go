@@ -81,7 +81,7 @@ func (g *Gate) Admit(t *Ticket, r Request, waker limiter.Waker) (admitted bool, 
 		t.request.Deadline = r.Now + int64(r.Deadline)
 	}
 	verdict := g.slots.Enter(&t.request, r.Now)
-	if d := t.request.Denial(); d.Err != nil {
+	if d := t.request.AtOnce(); d.Err != nil {
 		mode := limiter.Enforce
 		if d.Shadow {
 			mode = limiter.Shadow

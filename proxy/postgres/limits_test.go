@@ -131,27 +131,96 @@ func TestTooManyClientsAtOnce(t *testing.T) {
 	}
 }
 
-// Traps 5 and 14: those who have not logged in do not keep others out for longer than the login timeout, nor those who have.
+// Traps 5 and 14: those who have not logged in keep nobody out. Who comes when there is no more room takes the place of one that keeps weir
+// waiting, which is told why.
 func TestTooManyUnauthenticated(t *testing.T) {
 	pgtest.Shared(t)
 	pgtest.NoLeaks(t)
-	w := start(t, settings{limits: postgres.Limits{Unauthenticated: 3, LoginTimeout: 500 * time.Millisecond}})
+	w := start(t, settings{limits: postgres.Limits{Unauthenticated: 3}})
 	inside := w.client()
 	w.eventually("it is in", func() bool { return w.Stats().Clients["login"] == 0 })
-	for range 3 {
-		w.dial(t)
+	var silent []*pgtest.Client
+	for i := range 3 {
+		silent = append(silent, pgtest.Dial(t, w.addr))
+		w.eventually("it is at the door", func() bool { return w.Stats().Clients["login"] == int64(i+1) })
 	}
-	w.eventually("three are silent", func() bool { return w.Stats().Clients["login"] == 3 })
+	w.eventually("somebody gets in", func() bool { return w.tryPgconn(t, "") == nil }) // once they have been silent for a while
+	explained(t, silent[0].Receive(), "FATAL", proxy.LoginStorm, "limits.unauthenticated")
+	silent[0].UntilClosed()
+	inside.Query("SELECT 1")
+	if got := w.Stats().Clients["login"]; got > 2 {
+		t.Errorf("%d are at the door", got)
+	}
+	if got := w.Stats().Refused["login_storm"]; got == 0 {
+		t.Error("no refusal was counted")
+	}
+}
+
+// Those who answer at once keep their places: in a storm of them it is the latest who are refused.
+func TestTooManyWhoAnswerAtOnce(t *testing.T) {
+	pgtest.NoLeaks(t)
+	quiet := pgtest.Script{pgtest.AcceptStartup(), pgtest.ExpectQuery("SELECT 1"), pgtest.ExpectClose()}.Serve(t) // nobody is served, so that all of them are on their way in
+	w := start(t, settings{upstream: quiet.DSN(), servers: 1, limits: postgres.Limits{Unauthenticated: 3}})
+	holder := w.client()
+	holder.Send(query("SELECT 1"))
+	for range 3 {
+		c := pgtest.Dial(t, w.addr)
+		c.SendBytes(packet(v30, "geqo\x00off\x00"+hello)) // has to be asked of the server
+	}
+	w.eventually("three are on their way in", func() bool { return w.Stats().Clients["login"] == 3 })
+	time.Sleep(300 * time.Millisecond) // longer than a silent one would keep its place
 	c := pgtest.Dial(t, w.addr)
 	c.SendBytes(good)
 	explained(t, c.Receive(), "FATAL", proxy.LoginStorm, "limits.unauthenticated")
 	c.UntilClosed()
-	inside.Query("SELECT 1")
-	w.eventually("their time is over", func() bool { return w.Stats().Clients["login"] == 0 })
-	w.client()
-	if got := w.Stats().Refused["login_storm"]; got != 1 {
-		t.Errorf("counted %d refusals, want 1", got)
+}
+
+// Ten thousand who stall in the middle of a login, from two addresses, do not keep a third one out, with or without TLS; nor do those who
+// are being turned away when there are too many clients keep a cancel request out.
+func TestTenThousandStalledLogins(t *testing.T) {
+	pgtest.Shared(t)
+	pgtest.NoLeaks(t)
+	const stallers = 10_000
+	w := start(t, settings{tls: certificate(t, "prefer"), limits: postgres.Limits{Unauthenticated: 500, Clients: 10}})
+	inside := w.client()
+	inside.Send(query("SELECT pg_sleep(60)"))
+	fronts := [][]byte{nil, good[:5], askSSL, append(askSSL[:8:8], "\x16\x03\x01\x02\x00"...)}
+	stall := func(i int) {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 3, byte(1+i%2))}}
+		conn, err := d.Dial("tcp", w.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		_, _ = conn.Write(fronts[i%len(fronts)])
 	}
+	for i := range stallers {
+		stall(i)
+		if i%1000 != 999 {
+			continue
+		}
+		for _, mode := range []string{"sslmode=disable", "sslmode=require"} {
+			began := time.Now()
+			if err := w.tryPgconn(t, mode); err != nil {
+				t.Errorf("beside %d who stall: %v", i+1, err)
+			}
+			if took := time.Since(began); took > 2*time.Second {
+				t.Errorf("beside %d who stall, a login took %v", i+1, took)
+			}
+		}
+	}
+	var others []*pgtest.Client
+	for range 9 { // as many clients as there may be
+		others = append(others, w.client())
+	}
+	for i := range 2000 {
+		stall(i)
+	}
+	inside.Cancel()
+	if got := lastError(inside.UntilReady(1)); got != "57014" {
+		t.Errorf("what was cancelled ends with %q", got)
+	}
+	others[0].Query("SELECT 1")
 }
 
 // A refused connection that says nothing itself is not waited for for long.

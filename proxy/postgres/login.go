@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -36,13 +37,14 @@ type login struct {
 	began   time.Time
 	method  string
 	user    string // once it has said so
-	counted bool   // among those who have not logged in
+	from    netip.Addr
+	guest   guest // among those who have not logged in
 }
 
 // serve takes a connection from its first byte to the event loop, or to its end.
 func (l *login) serve() {
 	defer l.srv.loggedIn(l)
-	_ = l.socket.SetDeadline(l.deadline())
+	_ = l.socket.SetDeadline(l.firstDeadline())
 	if l.srv.draining.Load() {
 		l.interrupt()
 	}
@@ -53,6 +55,7 @@ func (l *login) serve() {
 		return
 	}
 	if err == nil {
+		_ = l.socket.SetDeadline(l.deadline())
 		l.user = st.user
 		err = l.admit(st)
 	}
@@ -63,6 +66,33 @@ func (l *login) serve() {
 
 // deadline is when the login must be over.
 func (l *login) deadline() time.Time { return l.began.Add(l.srv.limits.LoginTimeout) }
+
+// How long a client may take for what it is to do at once.
+const (
+	silentTime    = 2 * time.Second // to say anything, while there are more than half as many logins as may be
+	handshakeTime = 3 * time.Second // for a TLS handshake
+)
+
+// firstDeadline is when a client that has said nothing is looked at again.
+func (l *login) firstDeadline() time.Time {
+	if first := l.began.Add(silentTime); first.Before(l.deadline()) {
+		return first
+	}
+	return l.deadline()
+}
+
+// mayGoOn reports whether a client that has not said all by its first deadline has the time of a whole login. One that has said nothing
+// has it only where there is room.
+func (l *login) mayGoOn() bool {
+	if l.guest.evicted.Load() || l.srv.draining.Load() || !time.Now().Before(l.deadline()) {
+		return false
+	}
+	limit := int64(l.srv.limits.Unauthenticated)
+	if l.guest.said.Load() == saidNothing && limit > 0 && l.srv.door.count.Load() > limit/2 {
+		return false
+	}
+	return l.socket.SetDeadline(l.deadline()) == nil
+}
 
 // interrupt ends the wait for the client, from any goroutine.
 func (l *login) interrupt() { l.socket.Interrupt() }
@@ -96,7 +126,7 @@ func (l *login) admit(st *startup) error {
 
 // identity is what the client is known by.
 func (l *login) identity(st *startup) limiter.Identity {
-	return limiter.Identity{User: st.user, Says: st.terms.Caller, Address: address(l.socket)}
+	return limiter.Identity{User: st.user, Says: st.terms.Caller, Address: l.from}
 }
 
 // worker is where the session will be: here, unless this is the porch.
@@ -114,6 +144,7 @@ func (l *login) askServer(r *resource, st *startup) (profile *pool.Profile, err 
 	}
 	ctx, cancel := context.WithDeadline(l.srv.ctx, l.deadline())
 	defer cancel()
+	l.guest.says(busy)
 	l.fiber.Await(func() { profile, err = r.pool.Greet(ctx, st.settings) })
 	return profile, err
 }
@@ -234,6 +265,9 @@ func (l *login) reject(err error) {
 		outcome = "denied"
 		last = &pgwire.Error{Code: failure.Code, Message: failure.Message, Detail: failure.Detail}
 	case errors.As(err, &last):
+	case l.guest.evicted.Load():
+		l.srv.refused.Add(proxy.LoginStorm.Label, 1)
+		last = said(l.srv.tooManyLogins())
 	case errors.Is(err, os.ErrDeadlineExceeded) && l.srv.draining.Load():
 		last = &pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: proxy.Draining.Message}
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -252,7 +286,13 @@ func (l *login) reject(err error) {
 		return
 	}
 	last.Severity = "FATAL"
-	l.srv.slowDown(l.socket, l.user, func() { l.srv.uncount(l) })
+	if l.guest.evicted.Load() { // it gave its place to others: no more of it
+		_, _ = l.conn.Write(pgwire.AppendError(nil, last))
+		_ = l.socket.Close()
+		return
+	}
+	l.guest.says(busy)
+	l.srv.slowDown(l.socket, l.user, func() { l.srv.door.leave(&l.guest) })
 	if l.srv.ended.Load() {
 		_ = l.socket.Close()
 		return
@@ -320,6 +360,11 @@ func (l *login) need(n int) error {
 		}
 		m, err := l.conn.Read(l.in[len(l.in):cap(l.in)])
 		l.in = l.in[:len(l.in)+m]
+		if m > 0 {
+			l.guest.says(saidHello)
+		} else if errors.Is(err, os.ErrDeadlineExceeded) && l.mayGoOn() {
+			continue
+		}
 		if err != nil && len(l.in) < n {
 			if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 				return errQuiet
@@ -338,16 +383,22 @@ func (l *login) next(n int) []byte {
 }
 
 // turnAway refuses a connection for which there is no room, for as little work as possible: no TLS, no questions. A client
-// that may go on without TLS gets 'N' first and reads the error like any other.
-func (s *Server) turnAway(conn *eventloop.Stream, why *proxy.Refusal) {
+// that may go on without TLS gets 'N' first and reads the error like any other. A cancel request is none that needs room.
+func (s *Server) turnAway(f *eventloop.Fiber, conn *eventloop.Stream, g *guest, why *proxy.Refusal) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(lingerTime))
 	var head [8]byte
 	for range 3 {
 		if _, err := io.ReadFull(conn, head[:]); err != nil {
+			s.refused.Add(why.Label, 1)
 			return
 		}
+		g.says(saidHello)
 		code := binary.BigEndian.Uint32(head[4:])
+		if code == cancelRequest {
+			s.cancelFrom(f, conn, g, int(binary.BigEndian.Uint32(head[:]))-len(head))
+			return
+		}
 		if code != sslRequest && code != gssRequest {
 			break
 		}
@@ -358,10 +409,23 @@ func (s *Server) turnAway(conn *eventloop.Stream, why *proxy.Refusal) {
 			return
 		}
 	}
+	s.refused.Add(why.Label, 1)
 	last := said(why)
 	last.Severity = "FATAL"
 	s.slowDown(conn, "", func() {})
 	_ = conn.SetDeadline(time.Now().Add(lingerTime))
 	_, _ = conn.Write(pgwire.AppendError(nil, last))
 	linger(conn, conn)
+}
+
+// cancelFrom reads the rest of a cancel request, n bytes, and deals with it.
+func (s *Server) cancelFrom(f *eventloop.Fiber, conn *eventloop.Stream, g *guest, n int) {
+	if n < 0 || n > 4+maxCancelKey {
+		s.protocol.Add("cancel", 1)
+		return
+	}
+	body := make([]byte, n)
+	if _, err := io.ReadFull(conn, body); err == nil {
+		s.cancelSession(f, g, body)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
@@ -109,24 +110,23 @@ type Server struct {
 	stop      context.CancelFunc
 	logging   sync.WaitGroup // logins under way
 
-	handshakes chan struct{} // as many as may be under way at once
-	sessions   registry
-	statement  atomic.Uint64
+	sessions  registry
+	statement atomic.Uint64
 
 	sessionNumber atomic.Uint64 // the last one
 
-	clients         atomic.Int64 // sessions
-	unauthenticated atomic.Int64
-	turnedAway      atomic.Int64 // connections that are being turned away
-	slowed          atomic.Int64 // refused logins whose answer waits
-	repeats         repeats
-	draining        atomic.Bool
-	ended           atomic.Bool // nobody is waited for any more
-	closing         sync.Once
-	mu              sync.Mutex // guards what follows
-	listeners       []*eventloop.Listener
-	pending         map[*login]struct{}
-	closed          bool // no login may begin any more
+	clients    atomic.Int64 // sessions
+	door       crowd        // those who have not logged in
+	turnedAway crowd        // those who are being turned away
+	slowed     atomic.Int64 // refused logins whose answer waits
+	repeats    repeats
+	draining   atomic.Bool
+	ended      atomic.Bool // nobody is waited for any more
+	closing    sync.Once
+	mu         sync.Mutex // guards what follows
+	listeners  []*eventloop.Listener
+	pending    map[*login]struct{}
+	closed     bool // no login may begin any more
 
 	protocol  proxy.Tally[string]
 	refused   proxy.Tally[string]
@@ -167,7 +167,6 @@ type resource struct {
 
 // Defaults of what Options leave out.
 const (
-	handshakesPerCore  = 64
 	turnAwayAtOnce     = 1000
 	tooManyConnections = "53300"
 	drainPollInterval  = 20 * time.Millisecond
@@ -188,15 +187,14 @@ func New(o Options) (*Server, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{
-		limits:     o.Limits,
-		log:        o.Log,
-		resources:  make(map[string]*resource),
-		loops:      loops,
-		porch:      porch,
-		ctx:        ctx,
-		stop:       stop,
-		handshakes: make(chan struct{}, handshakesPerCore*runtime.NumCPU()),
-		pending:    make(map[*login]struct{}),
+		limits:    o.Limits,
+		log:       o.Log,
+		resources: make(map[string]*resource),
+		loops:     loops,
+		porch:     porch,
+		ctx:       ctx,
+		stop:      stop,
+		pending:   make(map[*login]struct{}),
 	}
 	s.statement.Store(lastOfOurs)
 	s.sessions.weir = o.Number
@@ -419,8 +417,6 @@ func (s *Server) accept(loop *eventloop.Loop, fd int) {
 	switch {
 	case s.clients.Load() >= int64(s.limits.Clients) && s.limits.Clients > 0:
 		s.refuse(loop, fd, s.tooManyClients())
-	case s.unauthenticated.Load() >= int64(s.limits.Unauthenticated) && s.limits.Unauthenticated > 0:
-		s.refuse(loop, fd, s.tooManyLogins())
 	default:
 		s.beginLogin(loop, fd)
 	}
@@ -455,10 +451,16 @@ func (s *Server) login(f *eventloop.Fiber, fd int) {
 		s.acceptFailed(err)
 		return
 	}
-	l := &login{srv: s, fiber: f, socket: socket, conn: socket, in: make([]byte, 0, 512), began: time.Now(), method: "none"}
-	if s.begin(l) {
+	l := &login{srv: s, fiber: f, socket: socket, conn: socket, began: time.Now(), method: "none", from: address(socket)}
+	l.guest.interrupt = l.interrupt
+	switch {
+	case !s.door.enter(&l.guest, l.from, s.limits.Unauthenticated):
+		s.turnAwayFrom(f, socket, l.from, s.tooManyLogins())
+	case s.begin(l):
+		l.in = make([]byte, 0, 512)
 		l.serve()
-	} else {
+	default:
+		s.door.leave(&l.guest)
 		_ = socket.Close()
 	}
 }
@@ -471,8 +473,6 @@ func (s *Server) begin(l *login) bool {
 		return false
 	}
 	s.pending[l] = struct{}{}
-	l.counted = true
-	s.unauthenticated.Add(1)
 	s.logging.Add(1)
 	return true
 }
@@ -487,56 +487,51 @@ func (s *Server) tooManyClients() *proxy.Refusal {
 
 func (s *Server) tooManyLogins() *proxy.Refusal {
 	return proxy.Refuse(proxy.LoginStorm, "limits.unauthenticated",
-		strconv.FormatInt(s.unauthenticated.Load(), 10), strconv.Itoa(s.limits.Unauthenticated), listenerRetry)
+		strconv.FormatInt(s.door.count.Load(), 10), strconv.Itoa(s.limits.Unauthenticated), listenerRetry)
 }
 
 // loggedIn is called when a login is over, one way or the other.
 func (s *Server) loggedIn(l *login) {
-	s.uncount(l)
+	s.door.leave(&l.guest)
 	s.mu.Lock()
 	delete(s.pending, l)
 	s.mu.Unlock()
 	s.logging.Done()
 }
 
-// uncount takes a login off those under way, once.
-func (s *Server) uncount(l *login) {
-	if l.counted {
-		l.counted = false
-		s.unauthenticated.Add(-1)
-	}
-}
-
+// refuse turns a connection away.
 func (s *Server) refuse(loop *eventloop.Loop, fd int, why *proxy.Refusal) {
-	s.refused.Add(why.Label, 1)
 	loop.Go(func(f *eventloop.Fiber) {
 		conn, err := eventloop.NewStream(f, fd)
 		if err != nil {
 			return
 		}
-		if !s.beginTurningAway() {
-			_ = conn.Close()
-			return
-		}
-		defer s.turnedAwayOne()
-		s.turnAway(conn, why)
+		s.turnAwayFrom(f, conn, address(conn), why)
 	})
 }
 
+// turnAwayFrom is turnAway for as many as there is room for among those who are.
+func (s *Server) turnAwayFrom(f *eventloop.Fiber, conn *eventloop.Stream, from netip.Addr, why *proxy.Refusal) {
+	g := &guest{interrupt: conn.Interrupt}
+	if !s.turnedAway.enter(g, from, turnAwayAtOnce) || !s.beginTurningAway() {
+		s.turnedAway.leave(g)
+		s.refused.Add(why.Label, 1)
+		_ = conn.Close()
+		return
+	}
+	defer s.logging.Done()
+	defer s.turnedAway.leave(g)
+	s.turnAway(f, conn, g, why)
+}
+
+// beginTurningAway reports whether it may begin: not once the server is closed.
 func (s *Server) beginTurningAway() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.turnedAway.Load() >= turnAwayAtOnce {
-		return false
+	if !s.closed {
+		s.logging.Add(1)
 	}
-	s.turnedAway.Add(1)
-	s.logging.Add(1)
-	return true
-}
-
-func (s *Server) turnedAwayOne() {
-	s.turnedAway.Add(-1)
-	s.logging.Done()
+	return !s.closed
 }
 
 // workerOn is the worker of a loop, or nil when the loop has no sessions.
@@ -588,7 +583,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	})
 	poll := time.NewTicker(drainPollInterval)
 	defer poll.Stop()
-	for s.clients.Load() > 0 || s.unauthenticated.Load() > 0 {
+	for s.clients.Load() > 0 || s.door.count.Load() > 0 {
 		select {
 		case <-ctx.Done():
 			s.Close()

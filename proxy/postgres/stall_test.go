@@ -68,6 +68,7 @@ func TestAClientThatStallsLosesItsServerConnection(t *testing.T) {
 				c := w.client()
 				pid := backend(t, c)
 				scenario{script: test.do}.run(c, func([]pgtest.Message) {})
+				w.eventually("it has stalled", func() bool { return w.Stats().Resources[0].Stalls[test.reason] > before })
 				next := w.client()
 				got := backend(t, next)
 				if got != pid && !test.replace && (mode == postgres.Transaction || test.reason != "message") {
@@ -151,6 +152,7 @@ func TestAStallWithinATransactionIsBoundedByItsIdleTime(t *testing.T) {
 	w := start(t, settings{servers: 1, timeouts: postgres.Timeouts{ClientStall: time.Hour, IdleInTransaction: 100 * time.Millisecond}})
 	c := w.client()
 	c.Send(parse("", "SELECT 1"))
+	w.eventually("it has stalled", func() bool { return w.Stats().Resources[0].Stalls["batch"] == 1 })
 	if got := one(t, w.client().Query("SELECT 1")); got != "1" {
 		t.Errorf("the next one is told %q", got)
 	}
@@ -169,6 +171,14 @@ func TestAQueryTimeoutEndsAStall(t *testing.T) {
 			w := start(t, settings{servers: 1, timeouts: postgres.Timeouts{Query: 100 * time.Millisecond, ClientStall: time.Hour}})
 			c := w.client()
 			scenario{script: []exchange{do}}.run(c, func([]pgtest.Message) {})
+			w.eventually("it has stalled", func() bool {
+				for _, n := range w.Stats().Resources[0].Stalls {
+					if n > 0 {
+						return true
+					}
+				}
+				return false
+			})
 			if got := one(t, w.client().Query("SELECT 1")); got != "1" {
 				t.Errorf("the next one is told %q", got)
 			}

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -9,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/weirproxy/weir/eventloop"
 	"github.com/weirproxy/weir/limiter"
@@ -80,7 +80,8 @@ func (l *login) greet() (*startup, error) {
 				return nil, err
 			}
 		case cancelRequest:
-			return nil, l.cancel(packet[4:])
+			l.srv.cancelSession(l.fiber, &l.guest, packet[4:])
+			return nil, nil
 		default:
 			return l.parameters(code, packet[4:])
 		}
@@ -154,10 +155,6 @@ func (l *login) answerEncryption(wantTLS bool) error {
 // startTLS does the server's side of a handshake. What has been read already is its beginning.
 func (l *login) startTLS() error {
 	t := l.srv.tls.Load()
-	if !l.awaitHandshake() {
-		return errQuiet // the other side expects TLS, so there is nothing that it could read
-	}
-	defer func() { <-l.srv.handshakes }()
 	under := l.conn
 	if len(l.in) > 0 {
 		under = &unread{l.conn, slices.Clone(l.in)}
@@ -165,31 +162,23 @@ func (l *login) startTLS() error {
 	}
 	l.secure = eventloop.NewSecure(under)
 	l.tls = tls.Server(l.secure, t.config)
+	l.guest.says(saidHello)
+	_ = l.socket.SetDeadline(earlier(time.Now().Add(handshakeTime), l.deadline()))
 	if err := l.tls.Handshake(); err != nil {
 		l.srv.protocol.Add("tls", 1)
 		return errQuiet // crypto/tls has sent its alert
 	}
+	l.guest.says(saidHello)
+	_ = l.socket.SetDeadline(l.deadline())
 	l.conn, l.binding = l.tls, t.binding
 	return nil
 }
 
-// awaitHandshake takes one of the places for handshakes, and reports whether it did within the time of the login.
-func (l *login) awaitHandshake() (taken bool) {
-	select {
-	case l.srv.handshakes <- struct{}{}:
-		return true
-	default:
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
 	}
-	ctx, cancel := context.WithDeadline(l.srv.ctx, l.deadline())
-	defer cancel()
-	l.fiber.Await(func() {
-		select {
-		case l.srv.handshakes <- struct{}{}:
-			taken = true
-		case <-ctx.Done():
-		}
-	})
-	return taken
+	return a
 }
 
 // unread is a connection of which something has been read already.
@@ -398,14 +387,14 @@ func (l *login) malformed(kind, what string) error {
 	return &pgwire.Error{Code: proxy.Protocol.SQLSTATE, Message: what}
 }
 
-// cancel deals with a cancel request. There is never an answer to it.
-func (l *login) cancel(body []byte) error {
+// cancelSession deals with a cancel request. There is never an answer to it.
+func (s *Server) cancelSession(f *eventloop.Fiber, g *guest, body []byte) {
 	if len(body) < 4+shortSecret || len(body) > 4+maxCancelKey {
-		l.srv.protocol.Add("cancel", 1)
-		return errQuiet
+		s.protocol.Add("cancel", 1)
+		return
 	}
-	if s := l.srv.sessions.find(binary.BigEndian.Uint32(body), body[4:]); s != nil {
-		l.fiber.Await(s.cancel)
+	if meant := s.sessions.find(binary.BigEndian.Uint32(body), body[4:]); meant != nil {
+		g.says(busy)
+		f.Await(meant.cancel)
 	}
-	return nil
 }

@@ -5,7 +5,7 @@ import "github.com/weirproxy/weir/proxy"
 // Stats is what has been counted so far.
 func (s *Server) Stats() proxy.Stats {
 	out := proxy.Stats{
-		Clients:   map[string]int64{"login": s.unauthenticated.Load()},
+		Clients:   map[string]int64{"login": s.door.count.Load()},
 		LoginTime: s.loginTime.Histogram(),
 		Refused:   s.refused.Counts(),
 		Protocol:  s.protocol.Counts(),
