@@ -195,6 +195,9 @@ func (p Permit) Done(outcome Outcome) { p.report(outcome, unexplained) }
 // Fail reports a Failure and says what failed.
 func (p Permit) Fail(cause string) { p.report(Failure, cause) }
 
+// Probes reports whether the request is to find out whether the resource answers again.
+func (p Permit) Probes() bool { return p.probe != 0 }
+
 // Refuses is the refusal that Allow would give now, or nil. It becomes nobody's probe, and while the breaker is closed it costs
 // one atomic load.
 func (b *Breaker) Refuses() error {

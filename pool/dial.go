@@ -147,6 +147,20 @@ func (p *Pool) dialLocked() {
 	}
 }
 
+// replace dials in the place of a connection that broke, although nobody may wait for it: whether that works tells whether the server is
+// to blame.
+func (p *Pool) replace() {
+	b := p.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p.retrying || b.closed || p.dialing > 0 || b.counts.Open() >= b.cfg.Connections {
+		return
+	}
+	p.dialing++
+	b.counts.Dialing++
+	b.running.Go(p.dialOne)
+}
+
 // dialOne opens a connection for whoever waits longest.
 func (p *Pool) dialOne() {
 	ctx, cancel := context.WithTimeoutCause(p.budget.ctx, p.budget.cfg.Connect, context.DeadlineExceeded)

@@ -108,6 +108,9 @@ func (r *retiring) finish() {
 		return
 	}
 	r.s.counted(func(c *Counts) { c.Closing-- })
+	if r.s.lost {
+		r.s.pool.replace()
+	}
 }
 
 // counted changes the budget's counts, and has the freed place used where someone waits for it.

@@ -22,6 +22,7 @@ type Server struct {
 	Buffers  bool      // temporary tables were used on it: temp_buffers cannot be set any more
 	Cancels  int       // cancel requests under way; the borrower's loop counts them, and the server must not go on before 0
 
+	lost     bool              // it broke while it was lent
 	unsafe   bool              // it must not serve anyone else: a cancel request may arrive at any time, or it is not what is wanted
 	suits    *Profile          // who may run on it as it is; nil: that is not known
 	explicit keptSet           // parameters that are set on it, so that a change of the default does not change them
@@ -120,6 +121,9 @@ func (s *Server) hearIdle(b []byte) bool {
 	s.carry = append(s.carry[:0], b...)
 	return true
 }
+
+// Lost says that the connection broke while it was lent, or does not answer: once it is closed, another is dialled in its place.
+func (s *Server) Lost() { s.lost = true }
 
 // User is whom the server connection is logged in as.
 func (s *Server) User() string { return s.hijacked.Config.User }

@@ -219,11 +219,16 @@ func (t *Ticket) Done(o breaker.Outcome) {
 	}
 }
 
-// Fail tells the breaker that the server failed.
-func (t *Ticket) Fail(cause string) {
-	if t.held {
+// Lost tells the breaker that the server connection broke. That is the server's failure where several callers lost theirs; one by itself
+// may have brought it about, and says nothing, unless it was to find out whether the server answers.
+func (t *Ticket) Lost(cause string, several bool) {
+	switch {
+	case !t.held:
+	case several || t.permit.Probes():
 		t.held = false
 		t.permit.Fail(cause)
+	default:
+		t.Done(breaker.Ignored)
 	}
 }
 
@@ -278,16 +283,6 @@ func (g *Gate) Dialed(err error) error {
 		g.slots.Refuse(open, 0)
 	}
 	return open
-}
-
-// ServerFailed tells the breaker of a failure of the server that no ticket reports.
-func (g *Gate) ServerFailed(cause string) {
-	if g.o.Breaker == nil {
-		return
-	}
-	if permit, err := g.o.Breaker.Allow(); err == nil {
-		permit.Fail(cause)
-	}
 }
 
 // BreakerRefusal makes the Refusal of an error of the breaker, or of a *LoginError, for a client that has waited for so long. c may be nil.

@@ -28,12 +28,13 @@ var (
 	Draining     = &Reason{"draining", "57P01", 503, "the proxy is shutting down"}
 	Clients      = &Reason{"clients", "53300", 503, "too many clients are connected"}
 	LoginStorm   = &Reason{"login_storm", "53300", 503, "too many clients are logging in"}
+	Descriptors  = &Reason{"descriptors", "53300", 503, "the proxy has no file descriptor for another client"}
 	Protocol     = &Reason{"protocol", "08P01", 400, "protocol violation"}
 	NotSupported = &Reason{"not_supported", "0A000", 501, "not supported in this pool mode"}
 )
 
 // Reasons are all of them, in the order of the documentation.
-var Reasons = []*Reason{Rate, QueueFull, QueueTimeout, Deadline, Shed, Breaker, LoginRefused, Draining, Clients, LoginStorm, Protocol, NotSupported}
+var Reasons = []*Reason{Rate, QueueFull, QueueTimeout, Deadline, Shed, Breaker, LoginRefused, Draining, Clients, LoginStorm, Descriptors, Protocol, NotSupported}
 
 // Refusal is one decision against one function. Nothing of what it refuses was executed.
 type Refusal struct {

@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/proxy/postgres"
 	"github.com/weirproxy/weir/upstream"
 )
 
@@ -68,6 +69,7 @@ func (c serveCmd) Run(ctx context.Context, term terminal) error {
 	}
 	log.Info("weir is ready", "version", buildVersion(), "listen", w.clientAddr(), "admin", w.adminAddr(),
 		"resources", slices.Sorted(maps.Keys(cfg.Resources)))
+	warnOfFiles(cfg, log)
 	for {
 		select {
 		case <-ctx.Done():
@@ -81,6 +83,17 @@ func (c serveCmd) Run(ctx context.Context, term terminal) error {
 			}
 			cfg = c.reload(w, cfg, log, level)
 		}
+	}
+}
+
+// warnOfFiles says when there are fewer file descriptors than limits.clients would take.
+func warnOfFiles(cfg *config.Config, log *slog.Logger) {
+	connections := 0
+	for _, r := range cfg.Resources {
+		connections += r.Connections
+	}
+	if most := postgres.MostClients(connections); most > 0 && most < cfg.Limits.Clients {
+		log.Warn("the limit on open files (ulimit -n, LimitNOFILE) leaves room for fewer clients than limits.clients", "room", most, "limits.clients", cfg.Limits.Clients)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	gosync "sync" // sync is a message here: see compare_test.go
 	"sync/atomic"
 	"testing"
@@ -310,4 +311,65 @@ func TestErrorsOfClientsDoNotOpenTheBreaker(t *testing.T) {
 	if s := w.state(); s != 0 {
 		t.Errorf("the breaker is in state %d", s)
 	}
+}
+
+// A client may end its own server process as often as it likes: the others are served.
+func TestAClientThatEndsItsOwnServerProcessOpensNoBreaker(t *testing.T) {
+	pg := pgtest.Start(t, pgtest.Config{})
+	pgtest.NoLeaks(t)
+	w := start(t, settings{upstream: pg.DSN(), servers: 4, breaker: breaker.New(database, breaker.Config{Failures: 2}, nil)})
+	other := w.client()
+	for range 10 {
+		var all []*pgtest.Client
+		for range 3 {
+			c := w.client()
+			c.Query("BEGIN; SELECT 1")
+			all = append(all, c)
+		}
+		for _, c := range all {
+			c.Send(query("SELECT pg_terminate_backend(pg_backend_pid())"))
+		}
+		for _, c := range all {
+			if got := lastError(c.UntilClosed()); got != "57P01" {
+				t.Errorf("who ends itself is told %q", got)
+			}
+		}
+		if got := lastError(other.Query("SELECT 1")); got != "" {
+			t.Fatalf("another one is refused: %s", got)
+		}
+	}
+	if s := w.state(); s != 0 {
+		t.Errorf("the breaker is in state %d", s)
+	}
+	w.eventually("nothing is left over", func() bool { return w.servers("used") == 0 && w.servers("closing") == 0 && w.servers("dialing") == 0 })
+}
+
+// Several callers that lose their connections at once are evidence, whatever comes of a connect.
+func TestSeveralCallersThatLoseTheirConnectionsOpenTheBreaker(t *testing.T) {
+	pgtest.NoLeaks(t)
+	const callers = 4
+	long := "SELECT '" + strings.Repeat("x", 20000) + "'"
+	fake := pgtest.ServeEach(t, func(n int) pgtest.Script {
+		if n < callers {
+			return pgtest.Script{pgtest.AcceptStartup(), pgtest.ExpectQuery(long), pgtest.HangUp()}
+		}
+		return pgtest.Script{pgtest.ExpectStartup()} // says nothing more
+	})
+	w := start(t, settings{
+		upstream: fake.DSN(), servers: callers, users: map[string]string{"app": "x", "another": "x"}, pool: pool.Config{Connect: time.Second},
+		breaker: breaker.New(database, breaker.Config{Failures: callers - 1}, nil),
+	})
+	wire := pgtest.Encode(query(long))
+	var all []*pgtest.Client
+	for i := range callers {
+		c := w.client([]string{"user=app", "user=another"}[i%2])
+		c.SendBytes(wire[:19000]) // takes a server connection
+		w.eventually("it is lent", func() bool { return w.servers("used") == int64(i+1) })
+		all = append(all, c)
+	}
+	for _, c := range all {
+		c.SendBytes(wire[19000:])
+		c.UntilClosed()
+	}
+	w.eventually("the breaker is open", func() bool { return w.state() == 2 })
 }

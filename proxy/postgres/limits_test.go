@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/weirproxy/weir/breaker"
 	"github.com/weirproxy/weir/internal/pgtest"
 	"github.com/weirproxy/weir/limiter"
 	"github.com/weirproxy/weir/proxy"
@@ -276,8 +277,10 @@ func TestRunningOutOfDescriptors(t *testing.T) {
 		return
 	}
 	fake := pgtest.Script{pgtest.AcceptStartup(), pgtest.AnswerQueries(pgtest.Reply(1))}.Serve(t)
-	w := start(t, settings{upstream: fake.DSN(), servers: 1})
-	inside := w.client()
+	w := start(t, settings{
+		upstream: fake.DSN(), servers: 2, queue: limiter.Queue{Wait: 300 * time.Millisecond}, breaker: breaker.New(database, breaker.Config{Failures: 1}, nil),
+	})
+	inside, another := w.client(), w.client()
 	inside.Query("SELECT 1")
 
 	var clients []int // their sockets exist already: connecting them takes no descriptor
@@ -318,7 +321,18 @@ func TestRunningOutOfDescriptors(t *testing.T) {
 	for range 100 {
 		inside.Query("SELECT 1")
 	}
-	if now := w.Stats().Clients; now["idle"]+now["active"]+now["waiting"] != 1 {
+	long := pgtest.Encode(query("SELECT '" + strings.Repeat("x", 20000) + "'"))
+	inside.SendBytes(long[:19000]) // keeps the only server connection
+	w.eventually("it is lent", func() bool { return w.servers("used") == 1 })
+	if got := lastError(another.Query("SELECT 1")); got != "53300" { // none can be dialled, which is not the database's fault
+		t.Errorf("who needs another connection is told %q", got)
+	}
+	if err := w.Ready(); w.state() != 0 || err == nil || !strings.Contains(err.Error(), "file descriptors") {
+		t.Errorf("the breaker is in state %d, and readiness says %v", w.state(), err)
+	}
+	inside.SendBytes(long[19000:])
+	inside.UntilReady(1)
+	if now := w.Stats().Clients; now["idle"]+now["active"]+now["waiting"] != 2 {
 		t.Errorf("clients got in without a descriptor: %v", now)
 	}
 	for _, f := range files {

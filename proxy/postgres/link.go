@@ -452,7 +452,7 @@ func (k *link) serverGone(err error) {
 	said := k.fatal
 	k.fatal = true
 	if k.failure != "" {
-		k.ticket.Fail(k.failure)
+		k.lost(k.failure)
 	}
 	if said || k.midMessage() {
 		s.lastWords(nil)

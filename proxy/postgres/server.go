@@ -116,6 +116,7 @@ type Server struct {
 	sessionNumber atomic.Uint64 // the last one
 
 	clients    atomic.Int64 // sessions
+	files      files
 	door       crowd        // those who have not logged in
 	turnedAway crowd        // those who are being turned away
 	slowed     atomic.Int64 // refused logins whose answer waits
@@ -162,6 +163,7 @@ type resource struct {
 	tempBuffers atomic.Bool            // somebody sets temp_buffers
 	outdated    atomic.Pointer[[]byte] // how a server says that a statement is outdated; nil: none ever was
 
+	losses       losses
 	refusedLogin atomic.Pointer[refusedLogin] // nil: the latest dial was not refused
 }
 
@@ -208,12 +210,15 @@ func New(o Options) (*Server, error) {
 		s.Close()
 		return nil, err
 	}
+	connections := 0
 	for _, ro := range o.Resources {
 		if err := s.addResource(ro); err != nil {
 			s.Close()
 			return nil, fmt.Errorf("resource %s: %w", ro.Name, err)
 		}
+		connections += ro.Pool.Connections
 	}
+	s.files.set(connections)
 	return s, nil
 }
 
@@ -246,7 +251,13 @@ func (s *Server) addResource(o ResourceOptions) error {
 	}
 	r.queueLength = o.Queue.Room(o.Pool.Connections)
 	budget := pool.NewBudget(o.Pool, s.loops, s.log.With("resource", o.Name))
-	r.pool = budget.NewPool(dialTo(server), r.dialed)
+	r.pool = budget.NewPool(dialTo(server), func(err error) {
+		if isShortage(err) { // which says nothing of the server
+			s.ranShort(err)
+			return
+		}
+		r.dialed(err)
+	})
 	r.pool.Require(pool.SessionAttrs(server.Config()))
 	s.resources[o.Name] = r
 	return nil
@@ -325,6 +336,9 @@ func (r *resource) dialed(err error) {
 		return
 	}
 	r.refusedLogin.Store(nil)
+	if err == nil {
+		r.losses.answered()
+	}
 	if open := r.gate.Dialed(err); open != nil {
 		r.pool.Refuse(open)
 	}
@@ -415,6 +429,9 @@ func (s *Server) laborious() bool { return s.tls.Load() != nil || s.users.Load()
 // accept begins a login, unless there are too many.
 func (s *Server) accept(loop *eventloop.Loop, fd int) {
 	switch {
+	case fd >= s.files.clients && s.files.clients > 0:
+		s.ranShort(nil)
+		s.refuseAtOnce(loop, fd, s.tooManyFiles(fd))
 	case s.clients.Load() >= int64(s.limits.Clients) && s.limits.Clients > 0:
 		s.refuse(loop, fd, s.tooManyClients())
 	default:
@@ -442,7 +459,13 @@ func (s *Server) beginLogin(accepted *eventloop.Loop, fd int) {
 	}
 }
 
-func (s *Server) acceptFailed(err error) { s.log.Error("accept a connection", "error", err) }
+func (s *Server) acceptFailed(err error) {
+	if isShortage(err) {
+		s.ranShort(err)
+		return
+	}
+	s.log.Error("accept a connection", "error", err)
+}
 
 // login serves a new connection, on a fiber, to the end of its login.
 func (s *Server) login(f *eventloop.Fiber, fd int) {
@@ -562,7 +585,7 @@ func (s *Server) Ready() error {
 	if s.draining.Load() {
 		return errors.New(proxy.Draining.Message)
 	}
-	var all error
+	all := s.files.shortage()
 	for _, r := range s.resources {
 		if err := r.answering(); err != nil {
 			all = errors.Join(all, fmt.Errorf("resource %s: %w", r.name, err))

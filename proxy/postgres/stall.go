@@ -215,7 +215,7 @@ func (t *unanswered) Run() {
 func (k *link) giveUp() {
 	k.w.srv.log.Warn("a server does not answer a cancel request; its connection is given up", "resource", k.session.resource.name, "server_pid", k.server.PID())
 	k.silent = true
-	k.ticket.Fail("no answer to a statement that ran into timeouts.query, nor to its cancellation")
+	k.lost("no answer to a statement that ran into timeouts.query, nor to its cancellation")
 	k.session.fatal(&pgwire.Error{
 		Code: queryCanceled, Message: "canceling statement due to statement timeout",
 		Detail: "The server did not answer. Whether the statement took effect is unknown.",
