@@ -45,6 +45,7 @@ type content struct {
 	buffers     bool                   // it says temp_buffers
 	forgets     bool                   // it may be DEALLOCATE or DISCARD
 	tampers     bool                   // it may change what is prepared without saying so
+	defines     bool                   // in a function that it creates
 	query       bool                   // it is a query or changes data: the server answers its Parse like any other's
 	class       limiter.Fingerprint
 	speaks      bool // there is a comment for us ahead of it
@@ -73,6 +74,7 @@ func newContent(number uint64, plan, text string) *content {
 	c.forgets = words.forget
 	c.buffers = words.buffers
 	c.tampers = mayTamper(sql, c.found, c.forgets)
+	c.defines = c.tampers && definesFunction(sql)
 	c.resets = words.reset
 	c.query = isQuery(sql)
 	c.class = limiter.FingerprintOf(sql)

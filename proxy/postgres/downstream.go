@@ -287,17 +287,15 @@ func (k *link) hearCopyIn() {
 	if len(pending) > 0 && (!k.copyParsed || pending[0].kind == executed) {
 		i = 1 // the command itself
 	}
-	for i < len(pending) && k.copyIn {
-		switch pending[i].kind {
-		case synced:
-		case copyEnd:
-			k.copyIn = false
-		default: // nothing else makes sense here: the server will say so
-			k.doubtful = true
-			return
-		}
-		k.answers.cut(i, 1)
-		pending = k.answers.pending()
+	end := i
+	for end < len(pending) && k.copyIn && (pending[end].kind == synced || pending[end].kind == copyEnd) {
+		k.copyIn = pending[end].kind == synced
+		end++
+	}
+	k.answers.cut(i, end-i)
+	if k.copyIn && end < len(pending) { // nothing else makes sense here: the server will say so
+		k.doubtful = true
+		return
 	}
 	if k.copyParsed && k.answers.owed() == 0 {
 		k.unsynced = true // the Sync that ends it has yet to come

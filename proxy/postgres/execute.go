@@ -73,7 +73,7 @@ func (k *link) prepareExecuted(r *rewriting, i int, name string) (c *content, nu
 	k.suspect(c)
 	k.forgetting, k.altering = k.forgetting || c.forgets, k.altering || c.alters
 	if c.tampers {
-		k.consider(c.sql())
+		k.consider(c.defines)
 	}
 	if number = c.number.Load(); !k.server.Prepared.Use(number) {
 		number = k.prepareNamed(r, i, c)

@@ -90,6 +90,7 @@ type link struct {
 	stallTimer  eventloop.Timer // for how long it may be
 	progress    int             // bytes that the client has sent or read, and stallProgress for each of its messages
 	stallFrom   int             // what that was when the time began
+	full        bool            // too much was asked at once: the rest waits for answers
 	flushed     bool            // the server was asked by a Flush to answer all that it was sent
 	heardBefore int             // ReadyForQuery messages, when the server was told to cancel what runs
 	silent      bool            // it does not answer
@@ -237,6 +238,10 @@ func (s *session) inform(news []pool.Setting) {
 
 // mayGoOn reports whether the client's messages, held for an answer, are worth another look.
 func (k *link) mayGoOn() bool {
+	if k.full && k.answers.len() > mostOutstanding/2 && !k.copyIn && !k.doubtful {
+		return false
+	}
+	k.full = false
 	return !k.answers.inquired() && !k.answers.settings() && k.repeatFrom == 0
 }
 

@@ -315,7 +315,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 	c := k.asExecuted(r, i, st.content)
 	k.suspect(c)
 	k.ended = k.ended || c.ends && r.chunk[i] == pgwire.Bind
-	if c.found == touchSet && r.chunk[i] == pgwire.Bind {
+	if c.found == touchSet && r.chunk[i] == pgwire.Bind && k.plainly.statements == 1 { // or it is not worth the copy
 		k.readSet(c.found, c.sql())
 	}
 	if r.chunk[i] == pgwire.Bind {
@@ -561,6 +561,7 @@ func (k *link) statementKept() {
 	}
 	c.forgets = k.words.forget
 	c.tampers = mayTamper(c.sql(), k.words.found, c.forgets)
+	c.defines = c.tampers && definesFunction(c.sql())
 	c.found, c.plain, c.names = k.words.found.settled(c.sql())
 	c.found &^= touchLarge
 	k.words.found = k.outer | k.words.found&touchLarge // parsing leaves nothing behind, executing does
@@ -610,6 +611,9 @@ func (k *link) evict(r *rewriting, i int) {
 	}
 }
 
+// mostFailed is how many statements that could not be parsed are remembered, for the sake of errors that name them.
+const mostFailed = 512
+
 // hearStatement takes note that a Parse or Close has been done.
 func (k *link) hearStatement(t byte) error {
 	if k.session.resource.mode == Session {
@@ -653,6 +657,9 @@ func (k *link) notAnswered(a *answer, skipped bool) {
 	case a.ours, a.name == "":
 	case t.named[a.name].content == a.content:
 		s.unset(a.name)
+		if len(k.failed) == mostFailed {
+			k.failed = append(k.failed[:0], k.failed[mostFailed/2:]...)
+		}
 		k.failed = append(k.failed, *a)
 	}
 }
