@@ -90,7 +90,7 @@ func (k *link) asExecuted(r *rewriting, i int, c *content) *content {
 	_, number := k.prepareExecuted(r, i, c.executes)
 	text := k.appendIdentifier([]byte(execute), number)
 	text = append(text, c.text[c.behind:]...)
-	if is := k.session.contentOf(text); is != nil {
+	if is, err := k.session.contentOf(text); err == nil {
 		return is
 	}
 	return k.session.private(string(text))

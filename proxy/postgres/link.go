@@ -87,7 +87,7 @@ type link struct {
 	doubtful    bool     // what the server will answer is not certain: it stays with this client, and goes with it
 
 	stalling    stall           // what of the client is waited for
-	stallTimer  eventloop.Timer // for how long it may be
+	stallTimer  eventloop.Timer // for how long it may be; before there is a server connection, see reclaiming
 	progress    int             // bytes that the client has sent or read, and stallProgress for each of its messages
 	stallFrom   int             // what that was when the time began
 	full        bool            // too much was asked at once: the rest waits for answers
@@ -347,6 +347,9 @@ func (k *link) rest() {
 		k.admitNext = true
 		k.session.rest()
 	}
+	if k.mayBeTaken() {
+		k.session.resource.kept.add(k.session, k.since)
+	}
 }
 
 // giveBack ends the link after a transaction that ended well.
@@ -390,6 +393,7 @@ func (k *link) end(o breaker.Outcome) {
 // answer it.
 func (k *link) detach(o breaker.Outcome) (answering bool) {
 	k.ticket.Done(o)
+	k.unkeep()
 	k.pin(0)
 	k.w.loop.Disarm(&k.stallTimer)
 	switch k.waits {

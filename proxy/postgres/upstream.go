@@ -137,6 +137,7 @@ func (k *link) readmit(chunk []byte) bool {
 		s.refuse(chunk, err)
 		return false
 	}
+	k.unkeep()
 	k.admitNext, k.took, k.timed, k.spoiled = false, 0, false, false
 	if k.restore {
 		k.applySettings()
