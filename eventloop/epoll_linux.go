@@ -66,14 +66,14 @@ func (p *poller) wait(timeout time.Duration) {
 		if errno != 0 {
 			n = 0
 		}
-		p.n = int(n)
+		p.n, p.next = int(n), 0
 		return
 	}
 	n, err := unix.EpollWait(p.epfd, p.events[:], ms)
 	if err != nil { // EINTR: the caller's loop comes round again
 		n = 0
 	}
-	p.n = n
+	p.n, p.next = n, 0
 }
 
 func (p *poller) wake() {

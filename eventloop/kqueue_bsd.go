@@ -66,7 +66,7 @@ func (p *poller) wait(timeout time.Duration) {
 	if err != nil { // EINTR: the caller's loop comes round again
 		n = 0
 	}
-	p.n = n
+	p.n, p.next = n, 0
 }
 
 func (p *poller) wake() {
