@@ -9,6 +9,7 @@ func (s *Server) Stats() proxy.Stats {
 		LoginTime: s.loginTime.Histogram(),
 		Refused:   s.refused.Counts(),
 		Protocol:  s.protocol.Counts(),
+		Shortages: s.files.times.Load(),
 	}
 	for k, n := range s.logins.Counts() {
 		out.Logins = append(out.Logins, proxy.LoginStats{Method: k.method, Outcome: k.outcome, Count: n})
