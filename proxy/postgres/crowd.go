@@ -32,6 +32,7 @@ type guest struct {
 	fd        int          // its socket
 	evicted   atomic.Bool  // somebody else has its place
 
+	answered   int64 // when it was found to have said something that weir had not read, in nanoseconds since 1970; 0: never
 	from       netip.Addr
 	in         *queue // nil: not in a crowd any more
 	next, prev *guest
@@ -64,12 +65,6 @@ func (g *guest) unread() bool {
 	var b [1]byte
 	n, _, err := unix.Recvfrom(g.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	return err == nil && n > 0
-}
-
-// answered takes note that a guest has said something, although it has not been read.
-func (g *guest) answered(now int64) {
-	g.said.CompareAndSwap(saidNothing, saidHello)
-	g.heard.Store(now)
 }
 
 // attentive is a connection that takes note of what the guest at its other end says, in a handshake.
@@ -193,13 +188,14 @@ func (c *crowd) leastLocked(from netip.Addr, now int64) (least *guest) {
 func (q *queue) least(now int64, tooMany bool, looks *int) (least *guest) {
 	for g := q.first; g != nil && *looks > 0; g = g.next {
 		said := g.said.Load()
-		if said == busy || said == saidHello && least != nil || now-g.heard.Load() < int64(slowestReply) && !tooMany {
+		prompt := now-g.heard.Load() < int64(slowestReply) && !tooMany || now-g.answered < int64(slowestReply)
+		if said == busy || said == saidHello && least != nil || prompt {
 			continue
 		}
 		*looks--
 		switch {
 		case g.unread():
-			g.answered(now)
+			g.answered = now
 		case said == saidNothing:
 			return g
 		default:
