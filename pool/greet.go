@@ -21,9 +21,11 @@ func (p *Pool) Known(asked []Setting) *Profile {
 }
 
 // Greet returns what the server reports to a client that logs in with the settings asked, and those settings. application_name
-// is taken as it is; any other combination is asked of the server once, by logging in with it, so that values are
-// checked and normalised by the server itself; later logins are answered from memory. Errors are the server's own
-// (*pgconn.PgError inside) when it refuses the settings.
+// is taken as it is, as is what a server hardly ever refuses; any other combination is asked of the server once, by logging in with it, so that values are
+// checked and normalised by the server itself; later logins are answered from memory. Where that would cost others, for there is no place
+// for it, or many new combinations come, those are taken as they are that the server reports nothing of: it will check them when
+// the first transaction has them set. Errors are the server's own (*pgconn.PgError inside) when it refuses the settings; they
+// are remembered, too.
 func (p *Pool) Greet(ctx context.Context, asked []Setting) (*Profile, error) {
 	if known := p.Known(asked); known != nil {
 		return known, nil
@@ -33,9 +35,20 @@ func (p *Pool) Greet(ctx context.Context, asked []Setting) (*Profile, error) {
 		return standard, err
 	}
 	all := newSettings(asked)
+	if err := p.refused.find(all.key, time.Now()); err != nil {
+		return nil, err
+	}
+	switch unreported := isUnreported(all, standard); {
+	case !(unreported && anythingGoes(all)) && p.mayAsk():
+	case unreported:
+		return p.asked.add(all.key, newProfile(all, verbatim(all, standard))), nil
+	case p.asking.others.Wait(ctx) != nil:
+		return nil, context.DeadlineExceeded
+	}
 	name, checked := split(asked)
 	greeting, err := p.greetingFor(ctx, checked)
 	if err != nil {
+		p.refused.remember(all.key, err, time.Now())
 		return nil, err
 	}
 	if name != nil {

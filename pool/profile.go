@@ -204,6 +204,12 @@ func (n *intern) add(key string, p *Profile) *Profile {
 	return p
 }
 
+func (n *intern) drop(key string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.known, key)
+}
+
 func (n *intern) forget() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -20,6 +20,8 @@ type Pool struct {
 	standard atomic.Pointer[Profile] // of a server connection that nobody has changed anything on; nil before the first
 	asked    intern                  // by what clients ask for at startup
 	adopted  intern                  // all others
+	refused  refusals                // of what clients ask for at startup
+	asking   asking
 	standards
 	looked atomic.Int64 // when a server was last looked at again, in nanoseconds since 1970
 
@@ -33,7 +35,7 @@ type Pool struct {
 
 // NewPool adds a pool to the budget. dialed, which may be nil, is told the outcome of every dial.
 func (b *Budget) NewPool(dial DialFunc, dialed func(error)) *Pool {
-	p := &Pool{budget: b, dial: dial, dialed: dialed}
+	p := &Pool{budget: b, dial: dial, dialed: dialed, asking: newAsking()}
 	b.mu.Lock()
 	b.pools = append(b.pools, p)
 	b.mu.Unlock()

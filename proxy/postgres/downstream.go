@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/weirproxy/weir/breaker"
 	"github.com/weirproxy/weir/pgwire"
 	"github.com/weirproxy/weir/pool"
@@ -94,7 +96,11 @@ func (k *link) down(chunk []byte) {
 	switch {
 	case s.link != k:
 	case errors.Is(lied, errNotSet):
-		s.fatal(k.settingsFailed)
+		e := k.settingsFailed
+		if s.profile.Settings == s.startup.Settings { // or it was accepted once
+			s.resource.pool.Refused(s.startup, &pgconn.PgError{Severity: e.Severity, Code: e.Code, Message: e.Message, Detail: e.Detail, Hint: e.Hint})
+		}
+		s.fatal(e)
 	case lied != nil:
 		s.w.srv.protocol.Add("server", 1)
 		k.serverGone(lied)

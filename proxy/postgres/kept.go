@@ -10,7 +10,7 @@ import (
 
 // Sessions that keep their server connection between transactions keep it from others. Where the configuration does not say how many may,
 // a quarter of the budget may in any case, and more may as long as nobody waits for a server connection: then the one that has rested
-// longest loses its own, and what it has left there.
+// longest, for a second at least, loses its own, and what it has left there.
 
 // kept are the sessions that rest with a server connection which others may take. Safe for all goroutines; its zero value is ready.
 type kept struct {
@@ -33,13 +33,13 @@ func (k *kept) remove(s *session) {
 	delete(k.sessions, s)
 }
 
-// takeOldest takes out the session that has rested longest; nil: there is none.
-func (k *kept) takeOldest() (oldest *session) {
+// takeOldest takes out the session that has rested longest, if that is since before a moment; nil: there is none.
+func (k *kept) takeOldest(before int64) (oldest *session) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for s, since := range k.sessions {
-		if oldest == nil || since < k.sessions[oldest] {
-			oldest = s
+		if since < before {
+			oldest, before = s, since
 		}
 	}
 	delete(k.sessions, oldest)
@@ -59,24 +59,28 @@ func (k *link) unkeep() {
 	}
 }
 
-// reclaimAfter is how long one waits for a server connection before somebody has to give up a kept one, and then again.
-const reclaimAfter = 100 * time.Millisecond
+// reclaimAfter is how long one waits for a server connection before somebody has to give up a kept one, and then again. leastRest is how
+// long that one must have rested: who is busy will soon be gone.
+const (
+	reclaimAfter = 100 * time.Millisecond
+	leastRest    = time.Second
+)
 
 // reclaiming is a link that waits for a server connection.
 type reclaiming link
 
 func (w *reclaiming) Run() {
 	k := (*link)(w)
-	k.session.resource.reclaim()
+	k.session.resource.reclaim(k.w.loop.Now())
 	k.w.loop.Arm(&k.stallTimer, reclaimAfter, w)
 }
 
 // reclaim has a session give up the server connection that it keeps, for somebody who waits for one.
-func (r *resource) reclaim() {
+func (r *resource) reclaim(now int64) {
 	if !r.softPins || r.pinned.Load() <= int64(r.mostPinned) {
 		return
 	}
-	if s := r.kept.takeOldest(); s != nil {
+	if s := r.kept.takeOldest(now - int64(leastRest)); s != nil {
 		s.w.loop.Post(eventloop.TaskFunc(s.giveUpKept))
 	}
 }
