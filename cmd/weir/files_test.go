@@ -29,8 +29,8 @@ func TestWarnOfFiles(t *testing.T) {
 		clients, connections int
 		warned               string
 	}{
-		"there is room for all":                        {836, 100, ""},
-		"for one less":                                 {837, 100, "room=836"},
+		"there is room for all": {836, 100, ""},
+		"for one less":          {837, 100, "room=836"},
 		"hardly any beside so many server connections": {837, 2000, "room=250"},
 	}
 	for name, test := range tests {
