@@ -214,6 +214,12 @@ var metrics = []metric{
 		},
 	},
 	{
+		"weir_descriptor_shortages_total", "Times that there was no file descriptor for a client or a server connection, or only those that are kept.", counter, nil,
+		func(s snapshot, out series) {
+			out.number(float64(s.Shortages))
+		},
+	},
+	{
 		"weir_build_info", "Always 1; the labels say what is running.", gauge,
 		[]string{"version", "goversion"},
 		func(s snapshot, out series) {

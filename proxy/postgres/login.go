@@ -424,7 +424,9 @@ func (s *Server) turnAway(f *eventloop.Fiber, conn *eventloop.Stream, g *guest, 
 	s.refused.Add(why.Label, 1)
 	last := said(why)
 	last.Severity = "FATAL"
-	s.slowDown(conn, "", func() {})
+	if why.Reason != proxy.Descriptors { // which none is to be kept for
+		s.slowDown(conn, "", func() {})
+	}
 	_ = conn.SetDeadline(time.Now().Add(lingerTime))
 	_, _ = conn.Write(pgwire.AppendError(nil, last))
 	linger(conn, conn)

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
@@ -118,19 +117,20 @@ type Server struct {
 
 	sessionNumber atomic.Uint64 // the last one
 
-	clients    atomic.Int64 // sessions
-	files      files
-	door       crowd        // those who have not logged in
-	turnedAway crowd        // those who are being turned away
-	slowed     atomic.Int64 // refused logins whose answer waits
-	repeats    repeats
-	draining   atomic.Bool
-	ended      atomic.Bool // nobody is waited for any more
-	closing    sync.Once
-	mu         sync.Mutex // guards what follows
-	listeners  []*eventloop.Listener
-	pending    map[*login]struct{}
-	closed     bool // no login may begin any more
+	clients      atomic.Int64 // sessions
+	files        files
+	door         crowd        // those who have not logged in
+	turnedAway   crowd        // those who are being turned away
+	onSpareFiles crowd        // those of them whose file descriptors are some that are kept
+	slowed       atomic.Int64 // refused logins whose answer waits
+	repeats      repeats
+	draining     atomic.Bool
+	ended        atomic.Bool // nobody is waited for any more
+	closing      sync.Once
+	mu           sync.Mutex // guards what follows
+	listeners    []*eventloop.Listener
+	pending      map[*login]struct{}
+	closed       bool // no login may begin any more
 
 	panics    atomic.Int64
 	protocol  proxy.Tally[string]
@@ -348,6 +348,10 @@ func (r *resource) dialed(err error) {
 	r.refusedLogin.Store(nil)
 	if err == nil {
 		r.losses.answered()
+	} else {
+		for range r.losses.decide(time.Now()) {
+			_ = r.gate.Dialed(err)
+		}
 	}
 	if open := r.gate.Dialed(err); open != nil {
 		r.pool.Refuse(open)
@@ -441,7 +445,7 @@ func (s *Server) accept(loop *eventloop.Loop, fd int) {
 	switch {
 	case fd >= s.files.clients && s.files.clients > 0:
 		s.ranShort(nil)
-		s.refuseAtOnce(loop, fd, s.tooManyFiles(fd))
+		s.refuseForFiles(loop, fd)
 	case s.clients.Load() >= int64(s.limits.Clients) && s.limits.Clients > 0:
 		s.refuse(loop, fd, s.tooManyClients())
 	default:
@@ -485,10 +489,10 @@ func (s *Server) login(f *eventloop.Fiber, fd int) {
 		return
 	}
 	l := &login{srv: s, fiber: f, socket: socket, conn: socket, began: time.Now(), method: "none", from: address(socket)}
-	l.guest.interrupt = l.interrupt
+	l.guest.interrupt, l.guest.fd = l.interrupt, fd
 	switch {
 	case !s.door.enter(&l.guest, l.from, s.limits.Unauthenticated):
-		s.turnAwayFrom(f, socket, l.from, s.tooManyLogins())
+		s.turnAwayFrom(f, socket, fd, s.tooManyLogins())
 	case s.begin(l):
 		l.in = make([]byte, 0, 512)
 		l.serve()
@@ -539,21 +543,25 @@ func (s *Server) refuse(loop *eventloop.Loop, fd int, why *proxy.Refusal) {
 		if err != nil {
 			return
 		}
-		s.turnAwayFrom(f, conn, address(conn), why)
+		s.turnAwayFrom(f, conn, fd, why)
 	})
 }
 
 // turnAwayFrom is turnAway for as many as there is room for among those who are.
-func (s *Server) turnAwayFrom(f *eventloop.Fiber, conn *eventloop.Stream, from netip.Addr, why *proxy.Refusal) {
-	g := &guest{interrupt: conn.Interrupt}
-	if !s.turnedAway.enter(g, from, turnAwayAtOnce) || !s.beginTurningAway() {
-		s.turnedAway.leave(g)
+func (s *Server) turnAwayFrom(f *eventloop.Fiber, conn *eventloop.Stream, fd int, why *proxy.Refusal) {
+	g := &guest{interrupt: conn.Interrupt, fd: fd}
+	among, room := &s.turnedAway, turnAwayAtOnce
+	if why.Reason == proxy.Descriptors {
+		among, room = &s.onSpareFiles, spareFiles
+	}
+	if !among.enter(g, address(conn), room) || !s.beginTurningAway() {
+		among.leave(g)
 		s.refused.Add(why.Label, 1)
 		_ = conn.Close()
 		return
 	}
 	defer s.logging.Done()
-	defer s.turnedAway.leave(g)
+	defer among.leave(g)
 	s.turnAway(f, conn, g, why)
 }
 
