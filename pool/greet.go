@@ -3,7 +3,6 @@ package pool
 import (
 	"context"
 	"errors"
-	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,10 +19,9 @@ func (p *Pool) Known(asked []Setting) *Profile {
 	return p.asked.find(keyOf(canonical(asked)))
 }
 
-// Greet returns what the server reports to a client that logs in with the settings asked, and those settings. application_name
-// is taken as it is; any other combination is asked of the server once, by logging in with it, so that values are
-// checked and normalised by the server itself; later logins are answered from memory. Errors are the server's own
-// (*pgconn.PgError inside) when it refuses the settings.
+// Greet returns what the server reports to a client that logs in with the settings asked, and those settings. What the server makes of
+// them is found out as far as that costs others nothing, see [Pool.greetingOf]; what was found out is answered from memory. Errors
+// are the server's own (*pgconn.PgError inside) when it refuses the settings, and [ErrManyNew].
 func (p *Pool) Greet(ctx context.Context, asked []Setting) (*Profile, error) {
 	if known := p.Known(asked); known != nil {
 		return known, nil
@@ -33,34 +31,15 @@ func (p *Pool) Greet(ctx context.Context, asked []Setting) (*Profile, error) {
 		return standard, err
 	}
 	all := newSettings(asked)
-	name, checked := split(asked)
-	greeting, err := p.greetingFor(ctx, checked)
+	greeting, err := p.greetingOf(ctx, standard.Greeting, all.list())
 	if err != nil {
 		return nil, err
-	}
-	if name != nil {
-		reported := maps.Clone(greeting.Parameters)
-		reported[name.Name] = name.Value
-		greeting = &Greeting{Parameters: reported}
 	}
 	return p.asked.add(all.key, newProfile(all, greeting)), nil
 }
 
 // Standard is what a server connection reports that nobody has changed.
 func (p *Pool) Standard() *Profile { return p.standard.Load() }
-
-// greetingFor asks the server once for each combination of settings.
-func (p *Pool) greetingFor(ctx context.Context, checked []Setting) (*Greeting, error) {
-	if known := p.Known(checked); known != nil {
-		return known.Greeting, nil
-	}
-	g, err := p.ask(ctx, checked)
-	if err != nil {
-		return nil, err
-	}
-	s := newSettings(checked)
-	return p.asked.add(s.key, newProfile(s, g)).Greeting, nil
-}
 
 // lookupFold finds a parameter by name, whose case does not matter to the server.
 func lookupFold(m map[string]string, name string) (string, bool) {
@@ -87,17 +66,6 @@ func equalFold(a, b string) bool {
 	return true
 }
 
-func split(asked []Setting) (name *Setting, rest []Setting) {
-	for i := range asked {
-		if asked[i].Name == "application_name" {
-			name = &asked[i]
-		} else {
-			rest = append(rest, asked[i])
-		}
-	}
-	return name, rest
-}
-
 // defaultProfile is what a server reported that was asked for nothing special; the first one to need it has one dialled.
 func (p *Pool) defaultProfile(ctx context.Context) (*Profile, error) {
 	if standard := p.standard.Load(); standard != nil {
@@ -112,11 +80,8 @@ func (p *Pool) defaultProfile(ctx context.Context) (*Profile, error) {
 	return p.standard.Load(), nil
 }
 
-// ask logs in with the settings, once, on a connection of its own within the budget.
+// ask logs in with the settings, once, on a connection of its own in a place of the budget that is reserved; it gives that back.
 func (p *Pool) ask(ctx context.Context, settings []Setting) (*Greeting, error) {
-	if err := p.reserve(ctx, unlimited); err != nil {
-		return nil, err
-	}
 	defer p.budget.unreserve()
 	ctx, cancel := context.WithTimeout(ctx, p.budget.cfg.Connect)
 	defer cancel()
@@ -148,13 +113,7 @@ func (p *Pool) dialPatiently(ctx context.Context, settings []Setting) (*Dialed, 
 // queue for that most may wait.
 func (p *Pool) reserve(ctx context.Context, most int) error {
 	b := p.budget
-	b.mu.Lock()
-	free := b.counts.Open() < b.cfg.Connections && p.waiting.len == 0 && !b.closed
-	if free {
-		b.counts.Dialing++
-	}
-	b.mu.Unlock()
-	if free {
+	if p.reserveFree() {
 		return nil
 	}
 	s, err := p.borrow(ctx, most)
@@ -174,6 +133,18 @@ func (p *Pool) reserve(ctx context.Context, most int) error {
 		}()
 		return context.Cause(ctx)
 	}
+}
+
+// reserveFree takes a place that nobody has and nobody waits for, and reports whether there was one.
+func (p *Pool) reserveFree() bool {
+	b := p.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	free := b.counts.Open() < b.cfg.Connections && p.waiting.len == 0 && !b.closed
+	if free {
+		b.counts.Dialing++
+	}
+	return free
 }
 
 // unreserve gives the place back.

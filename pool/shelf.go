@@ -13,13 +13,14 @@ const searchDepth = 8
 
 // Pool lends the connections of one server user.
 type Pool struct {
-	budget   *Budget
-	dial     DialFunc
-	dialed   func(error) // told the outcome of each dial; no lock is held
-	require  func(map[string]string) bool
-	standard atomic.Pointer[Profile] // of a server connection that nobody has changed anything on; nil before the first
-	asked    intern                  // by what clients ask for at startup
-	adopted  intern                  // all others
+	budget    *Budget
+	dial      DialFunc
+	dialed    func(error) // told the outcome of each dial; no lock is held
+	require   func(map[string]string) bool
+	standard  atomic.Pointer[Profile] // of a server connection that nobody has changed anything on; nil before the first
+	asked     intern                  // by what clients ask for at startup
+	inquiries                         // what the server was asked, and answered
+	adopted   intern                  // all others
 	standards
 	looked atomic.Int64 // when a server was last looked at again, in nanoseconds since 1970
 
