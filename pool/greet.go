@@ -31,7 +31,7 @@ func (p *Pool) Greet(ctx context.Context, asked []Setting) (*Profile, error) {
 		return standard, err
 	}
 	all := newSettings(asked)
-	greeting, err := p.greetingOf(ctx, standard.Greeting, all.list())
+	greeting, err := p.greetingOf(ctx, standard.Greeting, asked)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,7 +17,7 @@ import (
 // no admission has let in, and clients may ask for something new each time: for a schema per tenant, or with the number of a
 // request. So the server is asked as little as possible, and never for long at others' cost:
 //
-//   - Settings that are any text (application_name, search_path, those with a dot) are not asked about.
+//   - Settings that are any text (application_name, a plain search_path, those with a dot) are not asked about.
 //   - Those that a client is not told of are asked about while there is a free place, at a rate.
 //   - Those that a client is told of, in the server's own words, must be asked about, once for each combination, at a rate of their own,
 //     also in the place of an idle connection.
@@ -63,17 +65,18 @@ type refusal struct {
 	until time.Time
 }
 
-// greetingOf is what a client with these settings, which are canonical, is told.
-func (p *Pool) greetingOf(ctx context.Context, standard *Greeting, list []Setting) (*Greeting, error) {
+// greetingOf is what a client is told that asked for these settings. The names are as it wrote them: user is one, USER is none.
+func (p *Pool) greetingOf(ctx context.Context, standard *Greeting, asked []Setting) (*Greeting, error) {
 	var texts, needed, spare []Setting
-	for _, l := range list {
-		switch _, told := lookupFold(standard.Parameters, l.Name); {
-		case isText(l.Name):
-			texts = append(texts, l)
-		case told, setOf(l.Name) != 0, l.Name == "role", l.Name == "session_authorization":
-			needed = append(needed, l)
+	for _, a := range asked {
+		name := strings.ToLower(a.Name)
+		switch _, told := lookupFold(standard.Parameters, name); {
+		case isText(name, a.Value):
+			texts = append(texts, Setting{name, a.Value})
+		case told, setOf(name) != 0, slices.Contains(identity, name):
+			needed = append(needed, a)
 		default:
-			spare = append(spare, l)
+			spare = append(spare, a)
 		}
 	}
 	g, err := p.inquire(ctx, standard, needed, spare)
@@ -81,29 +84,34 @@ func (p *Pool) greetingOf(ctx context.Context, standard *Greeting, list []Settin
 		return g, err
 	}
 	told := maps.Clone(g.Parameters)
-	for _, l := range texts {
-		if _, reported := told[l.Name]; reported {
-			told[l.Name] = l.Value
+	for _, t := range texts {
+		if _, reported := told[t.Name]; reported {
+			told[t.Name] = t.Value
 		}
 	}
 	return &Greeting{Parameters: told}, nil
 }
 
-// isText reports whether a parameter is any text, which the server takes and reports as it is.
-func isText(name string) bool {
-	return name == "application_name" || name == "search_path" || strings.Contains(name, ".")
+var (
+	dottedName = regexp.MustCompile(`^[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)+$`)
+	schemaList = regexp.MustCompile(`^ *("[^"]+"|[A-Za-z_$][A-Za-z0-9_$]*)( *, *("[^"]+"|[A-Za-z_$][A-Za-z0-9_$]*))* *$`)
+)
+
+// isText reports whether a parameter, in lower case, is any text, which the server takes and reports as it is.
+func isText(name, value string) bool {
+	return name == "application_name" || name == "search_path" && schemaList.MatchString(value) || dottedName.MatchString(name)
 }
 
 // inquire asks about all of it where there is room for that, or else about what is needed.
 func (p *Pool) inquire(ctx context.Context, standard *Greeting, needed, spare []Setting) (*Greeting, error) {
-	all := canonical(append(needed[:len(needed):len(needed)], spare...))
+	all := append(needed[:len(needed):len(needed)], spare...)
 	if len(all) == 0 {
 		return standard, nil
 	}
 	if err := p.refusedBefore(all); err != nil {
 		return nil, err
 	}
-	if known := p.answered.find(keyOf(all)); known != nil {
+	if known := p.answered.find(keyOf(canonical(all))); known != nil {
 		return known.Greeting, nil
 	}
 	if len(spare) > 0 && p.spare.take(time.Now(), fewSpare, 0) == 0 && p.reserveFree() {
@@ -112,7 +120,7 @@ func (p *Pool) inquire(ctx context.Context, standard *Greeting, needed, spare []
 	if len(needed) == 0 {
 		return standard, nil
 	}
-	if known := p.answered.find(keyOf(needed)); known != nil {
+	if known := p.answered.find(keyOf(canonical(needed))); known != nil {
 		return known.Greeting, nil
 	}
 	return p.askOnce(ctx, needed, p.reserveNeeded)
