@@ -40,6 +40,7 @@ type Server struct {
 	cleaning *resetting                        // at work after Reset
 	closing  *retiring                         // at work after Retire
 	timer    eventloop.Timer
+	unread   unread
 	carry    []byte // the start of a message of an idle or retiring server
 }
 

@@ -44,6 +44,7 @@ type Upstream struct {
 	cfg      *pgconn.Config
 	hosts    []Host
 	random   bool // the order of hosts
+	sockets  socketOptions
 	trust    trust
 	written  map[string]string
 	warnings []string
@@ -80,9 +81,9 @@ func Parse(text string) (*Upstream, error) {
 	if err := r.secure(); err != nil {
 		return nil, err
 	}
-	r.dialer()
+	r.sockets.dialer(r.cfg)
 	r.warnOfUnknown()
-	return &Upstream{cfg: r.cfg, hosts: r.hosts, random: r.random, trust: r.trust, written: r.written, warnings: r.warnings, files: r.secretFiles()}, nil
+	return &Upstream{cfg: r.cfg, hosts: r.hosts, random: r.random, sockets: r.sockets, trust: r.trust, written: r.written, warnings: r.warnings, files: r.secretFiles()}, nil
 }
 
 // Config is for one dial, and the caller's to change; it is only to be used with pgconn.ConnectConfig.

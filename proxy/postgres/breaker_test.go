@@ -198,7 +198,7 @@ func TestTheBreakerOpensAndClosesAgain(t *testing.T) {
 // The first client of all, who cannot be told anything about a server that nobody has ever reached.
 func TestLoginWhileTheDatabaseIsDown(t *testing.T) {
 	pgtest.NoLeaks(t)
-	nobody, err := proxy.Listen(t.Context(), "127.0.0.1:0")
+	nobody, err := proxy.Listen(t.Context(), "127.0.0.1:0", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

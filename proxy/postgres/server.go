@@ -76,6 +76,7 @@ type ResourceOptions struct {
 type Timeouts struct {
 	Query             time.Duration // until a query is cancelled
 	IdleInTransaction time.Duration // until a transaction in which the client says nothing is rolled back
+	TCPUserTimeout    time.Duration // until a server that confirms nothing is taken to be gone
 	ClientStall       time.Duration // until a client that stops in the middle of a request loses its server connection
 	ClientIdle        time.Duration // until a client that says nothing is sent away
 }
@@ -93,6 +94,7 @@ type Limits struct {
 	Clients         int           // connected clients
 	Unauthenticated int           // connections that have not logged in yet
 	LoginTimeout    time.Duration // from accept to the end of the login
+	TCPUserTimeout  time.Duration // of the listener, which has it already
 }
 
 // Server serves clients that speak PostgreSQL's protocol.
@@ -242,6 +244,7 @@ func (s *Server) addResource(o ResourceOptions) error {
 	if err != nil {
 		return err
 	}
+	server = server.WithUserTimeout(o.Timeouts.TCPUserTimeout)
 	r := &resource{name: o.Name, database: server.Database(), mode: o.Mode, pinning: o.Pinning, reset: o.Reset, maxAge: o.MaxAge, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
 	if r.mode == "" {
 		r.mode = Transaction
