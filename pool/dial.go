@@ -28,6 +28,9 @@ type Dialed struct {
 	addr     string            // as it was dialled
 }
 
+// Address is where the server is, as it was dialled.
+func (d *Dialed) Address() string { return d.addr }
+
 // Close says goodbye and waits, for a while, until the server has closed its end, too.
 func (d *Dialed) Close() {
 	conn := d.hijacked.Conn

@@ -269,7 +269,10 @@ func (s *Server) addResource(o ResourceOptions) error {
 // dialTo opens connections to the server, every option of its connection string honoured.
 func dialTo(server *upstream.Upstream) pool.DialFunc {
 	return func(ctx context.Context, extra []pool.Setting) (*pool.Dialed, error) {
-		d, err := pool.Dial(server.Config())(ctx, extra)
+		d, err := pool.Dial(server.ConfigFor(ctx))(ctx, extra)
+		if err == nil {
+			server.Answered(d.Address())
+		}
 		return d, server.Explain(err)
 	}
 }
