@@ -122,7 +122,7 @@ func dial(ctx context.Context, c *pgconn.Config, only string) (*Dialed, error) {
 
 func newServer(p *Pool, d *Dialed) *Server {
 	reported := d.hijacked.ParameterStatuses
-	return &Server{pool: p, hijacked: d.hijacked, params: maps.Clone(reported), base: maps.Clone(reported)}
+	return &Server{pool: p, address: d.addr, hijacked: d.hijacked, params: maps.Clone(reported), base: maps.Clone(reported)}
 }
 
 func takeOver(h *pgconn.HijackedConn, wrapped *eventloop.Secure) *Dialed {

@@ -30,6 +30,8 @@ type Pool struct {
 	dialing  int
 	backoff  time.Duration // before the next dial; 0 after a success
 	retrying bool          // a timer is going to try again
+
+	suspected map[string]time.Time // addresses whose connections were tested, and when
 }
 
 // NewPool adds a pool to the budget. dialed, which may be nil, is told the outcome of every dial.
