@@ -576,7 +576,7 @@ func TestHangingUpWithinAHandshake(t *testing.T) {
 	}
 }
 
-// A client whose parameters are new must be asked for at the server, for which there may be no connection in time. The
+// A client whose parameters are new, and that is told of them, must be asked for at the server, for which there may be no connection in time. The
 // database is not down for that.
 func TestALoginThatWaitsForAConnection(t *testing.T) {
 	pgtest.Shared(t)
@@ -585,12 +585,12 @@ func TestALoginThatWaitsForAConnection(t *testing.T) {
 	holder := w.client()
 	holder.Query("BEGIN; SELECT 1")
 	c := pgtest.Dial(t, w.addr)
-	c.SendBytes(packet(v30, "geqo\x00off\x00"+hello))
+	c.SendBytes(packet(v30, "timezone\x00Europe/Vienna\x00"+hello))
 	explained(t, c.Receive(), "FATAL", proxy.QueueTimeout, "resources.orders.connections")
 	c.UntilClosed()
 	w.client() // what is known needs no connection
 	in := make(chan error, 1)
-	go func() { in <- w.tryPgconn(t, "geqo=off") }()
+	go func() { in <- w.tryPgconn(t, "timezone=Europe/Vienna") }()
 	w.eventually("it waits", func() bool { return w.Stats().Resources[0].Waiting == 1 })
 	holder.Query("COMMIT")
 	if err := <-in; err != nil {
