@@ -331,7 +331,7 @@ func (r *resource) greetError(err error, waited time.Duration) error {
 		return &pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: proxy.Draining.Message}
 	}
 	if errors.Is(err, pool.ErrManyNew) {
-		return r.gate.QueueRefusal(nil, proxy.LoginStorm, "startup parameters", waited, time.Second, "too many that were not seen before", "1 a second")
+		return r.gate.QueueRefusal(nil, proxy.LoginStorm, "connections", waited, time.Second, "too many new startup parameters", "1 new one a second")
 	}
 	if refused := r.notLetIn(); refused != nil {
 		return r.gate.BreakerRefusal(nil, refused, waited)
