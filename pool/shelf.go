@@ -124,7 +124,7 @@ func (p *Pool) Abandon(w *Waiter) bool {
 // Release takes s back: to the borrower who waits longest, or to the shelf. The caller has s on its own loop, idle, outside
 // any transaction, with nothing left to read.
 func (p *Pool) Release(s *Server) {
-	s.readsAgain()
+	s.AnsweredAll()
 	s.lent.Store(nil)
 	if s.missed.Load() && s.missed.Swap(false) {
 		s.Conn.Note(eventloop.Readable)

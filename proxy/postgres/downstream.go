@@ -220,6 +220,9 @@ func (k *link) hearReady(body []byte) error {
 	}
 	k.answers.dropCopyEnds(false)
 	k.words.forget = k.words.forget && k.answers.has(queried)
+	if k.answers.empty() {
+		k.server.AnsweredAll()
+	}
 	return nil
 }
 
