@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -90,7 +91,9 @@ func (s *Server) listenIdle(l *eventloop.Loop) {
 			break
 		}
 		if err != nil || !s.hearIdle(l.Scratch[:n+m]) {
-			s.pool.Suspect(s.address)
+			if err != nil && !errors.Is(err, io.EOF) { // an orderly end, or last words, come from a machine that is there
+				s.pool.Suspect(s.address)
+			}
 			s.Retire(l)
 			return
 		}
