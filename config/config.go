@@ -139,7 +139,7 @@ type Resource struct {
 	Connections int                  `yaml:"connections" eg:"80"`                                                                                    // the budget: server connections of the whole fleet (20)
 	PoolMode    PoolMode             `yaml:"pool_mode" eg:"transaction"`                                                                             // transaction | session | statement: how long a client keeps a server connection (transaction)
 	Pinning     Pinning              `yaml:"pinning" eg:"refuse"`                                                                                    // pin | warn | refuse: what becomes of a session in pool mode transaction or statement that leaves something on its server connection which cannot follow it to another, as LISTEN does: it keeps the connection, and that is logged, or it is refused (pin)
-	Pinned      int                  `yaml:"pinned" weir:"zero=off" eg:"10"`                                                                         // sessions that may keep a server connection so at once; the next one is refused (off)
+	Pinned      int                  `yaml:"pinned" weir:"zero=off" eg:"10"`                                                                         // sessions that may keep a server connection so at once; the next one is refused (a quarter of connections, at least 1, and more as long as nobody waits for one)
 	Reset       Reset                `yaml:"reset" eg:"always"`                                                                                      // detected | always: in pool mode transaction or statement, what a session leaves on a server connection is put back where it was noticed, or everything is whenever the connection comes to another client; docs/explanation/pooling.md says who needs that (detected)
 	Statements  Statements           `yaml:"statements" eg:"{ max_age: 10m }"`                                                                       // prepared statements, which clients share
 	Rate        *limiter.Rate        `yaml:"rate" eg:"{ per_second: 2000, burst: 500 }"`                                                             // transactions that may start, whole fleet (unlimited)
@@ -152,7 +152,9 @@ type Resource struct {
 
 // Statements are the prepared statements that the clients of one resource share.
 type Statements struct {
-	MaxAge time.Duration `yaml:"max_age" weir:"zero=off" eg:"10m"` // age at which a statement is made anew when a client prepares it, in case the schema was changed other than through weir (10m)
+	PerClient int           `yaml:"per_client" weir:"zero=any" eg:"8"` // text that one client may have prepared, in MB; what it prepares beyond is refused (8)
+	PerUser   int           `yaml:"per_user" weir:"zero=any" eg:"32"`  // text that all clients of one user may have prepared, in MB; the clients of a resource share 64 (32)
+	MaxAge    time.Duration `yaml:"max_age" weir:"zero=off" eg:"10m"`  // age at which a statement is made anew when a client prepares it, in case the schema was changed other than through weir (10m)
 }
 
 // Timeouts bound how long things may take on one resource.
@@ -191,6 +193,20 @@ func (r Resource) Pool() pool.Config {
 	}
 }
 
+// pinnedAuto stands for a Pinned that was not written.
+const pinnedAuto = -1
+
+// SoftPins reports whether more may as long as nobody waits for one.
+func (r Resource) SoftPins() bool { return r.Pinned == pinnedAuto }
+
+// MostPinned is how many sessions may keep a server connection at once; 0: any number.
+func (r Resource) MostPinned() int {
+	if r.Pinned == pinnedAuto {
+		return max(1, r.Connections/4)
+	}
+	return r.Pinned
+}
+
 func orNever(d time.Duration) time.Duration {
 	if d == 0 {
 		return pool.Never
@@ -219,8 +235,9 @@ func DefaultResource() Resource {
 		Connections: shelf.Connections,
 		PoolMode:    PoolTransaction,
 		Pinning:     Pin,
+		Pinned:      pinnedAuto,
 		Reset:       ResetDetected,
-		Statements:  Statements{MaxAge: 10 * time.Minute},
+		Statements:  Statements{PerClient: 8, PerUser: 32, MaxAge: 10 * time.Minute},
 		Queue:       limiter.Queue{}.WithDefaults(),
 		Adaptive:    new(limiter.Adaptive{Enabled: true}.WithDefaults()),
 		Breaker:     breaker.Config{}.WithDefaults(),

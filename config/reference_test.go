@@ -295,6 +295,10 @@ func shownDefault(v reflect.Value, zero string) string {
 		return text
 	case limiter.Length:
 		return x.String()
+	case int:
+		if x < 0 { // stands for what depends on other settings
+			return ""
+		}
 	}
 	if v.IsZero() || v.Kind() == reflect.Struct || v.Kind() == reflect.Pointer || v.Kind() == reflect.Map || v.Kind() == reflect.Slice {
 		return ""

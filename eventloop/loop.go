@@ -18,6 +18,7 @@ const (
 	yieldEvery = 8 * time.Millisecond
 	restless   = 100 * time.Millisecond
 	often      = time.Millisecond
+	longTurn   = 2 * time.Millisecond // see Late
 	longGap    = 8 * time.Millisecond // longer waits count as this, so that a rest is soon forgotten
 )
 
@@ -101,6 +102,9 @@ type Loop struct {
 
 // Now is the loop's idea of the present: monotonic nanoseconds, taken when the loop last woke up.
 func (l *Loop) Now() int64 { return l.now }
+
+// Late reports whether it is long since the loop woke up, so that others should have their turn. It asks the clock.
+func (l *Loop) Late() bool { return monotonic()-l.now > int64(longTurn) }
 
 // Post has t run on the loop's goroutine, soon. Safe for any goroutine, the loop's own included.
 func (l *Loop) Post(t Task) {

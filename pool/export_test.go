@@ -27,9 +27,3 @@ func ChangeSQL(name, value, other string) string {
 	message := c.append(nil)
 	return string(message[5 : len(message)-1])
 }
-
-// How many inquiries there may be at once.
-const (
-	FewNeeded = fewNeeded
-	FewSpare  = fewSpare
-)

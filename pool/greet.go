@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -19,9 +20,12 @@ func (p *Pool) Known(asked []Setting) *Profile {
 	return p.asked.find(keyOf(canonical(asked)))
 }
 
-// Greet returns what the server reports to a client that logs in with the settings asked, and those settings. What the server makes of
-// them is found out as far as that costs others nothing, see [Pool.greetingOf]; what was found out is answered from memory. Errors
-// are the server's own (*pgconn.PgError inside) when it refuses the settings, and [ErrManyNew].
+// Greet returns what the server reports to a client that logs in with the settings asked, and those settings. application_name
+// is taken as it is, as is what a server hardly ever refuses; any other combination is asked of the server once, by logging in with it, so that values are
+// checked and normalised by the server itself; later logins are answered from memory. Where that would cost others, for there is no place
+// for it, or many new combinations come, those are taken as they are that the server reports nothing of: it will check them when
+// the first transaction has them set. Errors are the server's own (*pgconn.PgError inside) when it refuses the settings; they
+// are remembered, too.
 func (p *Pool) Greet(ctx context.Context, asked []Setting) (*Profile, error) {
 	if known := p.Known(asked); known != nil {
 		return known, nil
@@ -31,15 +35,45 @@ func (p *Pool) Greet(ctx context.Context, asked []Setting) (*Profile, error) {
 		return standard, err
 	}
 	all := newSettings(asked)
-	greeting, err := p.greetingOf(ctx, standard.Greeting, asked)
-	if err != nil {
+	if err := p.refused.find(all.key, time.Now()); err != nil {
 		return nil, err
+	}
+	switch unreported := isUnreported(all, standard); {
+	case !(unreported && anythingGoes(all)) && p.mayAsk():
+	case unreported:
+		return p.asked.add(all.key, newProfile(all, verbatim(all, standard))), nil
+	case p.asking.others.Wait(ctx) != nil:
+		return nil, context.DeadlineExceeded
+	}
+	name, checked := split(asked)
+	greeting, err := p.greetingFor(ctx, checked)
+	if err != nil {
+		p.refused.remember(all.key, err, time.Now())
+		return nil, err
+	}
+	if name != nil {
+		reported := maps.Clone(greeting.Parameters)
+		reported[name.Name] = name.Value
+		greeting = &Greeting{Parameters: reported}
 	}
 	return p.asked.add(all.key, newProfile(all, greeting)), nil
 }
 
 // Standard is what a server connection reports that nobody has changed.
 func (p *Pool) Standard() *Profile { return p.standard.Load() }
+
+// greetingFor asks the server once for each combination of settings.
+func (p *Pool) greetingFor(ctx context.Context, checked []Setting) (*Greeting, error) {
+	if known := p.Known(checked); known != nil {
+		return known.Greeting, nil
+	}
+	g, err := p.ask(ctx, checked)
+	if err != nil {
+		return nil, err
+	}
+	s := newSettings(checked)
+	return p.asked.add(s.key, newProfile(s, g)).Greeting, nil
+}
 
 // lookupFold finds a parameter by name, whose case does not matter to the server.
 func lookupFold(m map[string]string, name string) (string, bool) {
@@ -66,6 +100,17 @@ func equalFold(a, b string) bool {
 	return true
 }
 
+func split(asked []Setting) (name *Setting, rest []Setting) {
+	for i := range asked {
+		if asked[i].Name == "application_name" {
+			name = &asked[i]
+		} else {
+			rest = append(rest, asked[i])
+		}
+	}
+	return name, rest
+}
+
 // defaultProfile is what a server reported that was asked for nothing special; the first one to need it has one dialled.
 func (p *Pool) defaultProfile(ctx context.Context) (*Profile, error) {
 	if standard := p.standard.Load(); standard != nil {
@@ -80,8 +125,11 @@ func (p *Pool) defaultProfile(ctx context.Context) (*Profile, error) {
 	return p.standard.Load(), nil
 }
 
-// ask logs in with the settings, once, on a connection of its own in a place of the budget that is reserved; it gives that back.
+// ask logs in with the settings, once, on a connection of its own within the budget.
 func (p *Pool) ask(ctx context.Context, settings []Setting) (*Greeting, error) {
+	if err := p.reserve(ctx, unlimited); err != nil {
+		return nil, err
+	}
 	defer p.budget.unreserve()
 	ctx, cancel := context.WithTimeout(ctx, p.budget.cfg.Connect)
 	defer cancel()
@@ -113,7 +161,13 @@ func (p *Pool) dialPatiently(ctx context.Context, settings []Setting) (*Dialed, 
 // queue for that most may wait.
 func (p *Pool) reserve(ctx context.Context, most int) error {
 	b := p.budget
-	if p.reserveFree() {
+	b.mu.Lock()
+	free := b.counts.Open() < b.cfg.Connections && p.waiting.len == 0 && !b.closed
+	if free {
+		b.counts.Dialing++
+	}
+	b.mu.Unlock()
+	if free {
 		return nil
 	}
 	s, err := p.borrow(ctx, most)
@@ -133,18 +187,6 @@ func (p *Pool) reserve(ctx context.Context, most int) error {
 		}()
 		return context.Cause(ctx)
 	}
-}
-
-// reserveFree takes a place that nobody has and nobody waits for, and reports whether there was one.
-func (p *Pool) reserveFree() bool {
-	b := p.budget
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	free := b.counts.Open() < b.cfg.Connections && p.waiting.len == 0 && !b.closed
-	if free {
-		b.counts.Dialing++
-	}
-	return free
 }
 
 // unreserve gives the place back.

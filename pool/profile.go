@@ -217,6 +217,13 @@ func (n *intern) rememberLocked(key string, p *Profile) {
 	n.known[key] = p
 }
 
+func (n *intern) drop(key string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.known, key)
+	delete(n.older, key)
+}
+
 func (n *intern) forget() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -13,14 +13,15 @@ const searchDepth = 8
 
 // Pool lends the connections of one server user.
 type Pool struct {
-	budget    *Budget
-	dial      DialFunc
-	dialed    func(error) // told the outcome of each dial; no lock is held
-	require   func(map[string]string) bool
-	standard  atomic.Pointer[Profile] // of a server connection that nobody has changed anything on; nil before the first
-	asked     intern                  // by what clients ask for at startup
-	inquiries                         // what the server was asked, and answered
-	adopted   intern                  // all others
+	budget   *Budget
+	dial     DialFunc
+	dialed   func(error) // told the outcome of each dial; no lock is held
+	require  func(map[string]string) bool
+	standard atomic.Pointer[Profile] // of a server connection that nobody has changed anything on; nil before the first
+	asked    intern                  // by what clients ask for at startup
+	adopted  intern                  // all others
+	refused  refusals                // of what clients ask for at startup
+	asking   asking
 	standards
 	looked atomic.Int64 // when a server was last looked at again, in nanoseconds since 1970
 
@@ -36,7 +37,7 @@ type Pool struct {
 
 // NewPool adds a pool to the budget. dialed, which may be nil, is told the outcome of every dial.
 func (b *Budget) NewPool(dial DialFunc, dialed func(error)) *Pool {
-	p := &Pool{budget: b, dial: dial, dialed: dialed}
+	p := &Pool{budget: b, dial: dial, dialed: dialed, asking: newAsking()}
 	b.mu.Lock()
 	b.pools = append(b.pools, p)
 	b.mu.Unlock()

@@ -74,7 +74,6 @@ func (p *Pool) replaceStandardLocked(old *Profile, reported map[string]string, f
 	case old == nil:
 	case forget:
 		p.asked.forget()
-		p.answered.forget()
 	default:
 		var facts []Setting
 		for name, value := range reported {
@@ -83,7 +82,6 @@ func (p *Pool) replaceStandardLocked(old *Profile, reported map[string]string, f
 			}
 		}
 		p.asked.inform(facts)
-		p.answered.inform(facts)
 	}
 }
 

@@ -20,7 +20,7 @@ var quiet = slog.New(slog.DiscardHandler)
 func TestReasons(t *testing.T) {
 	want := map[string]string{
 		"rate": "53400", "queue_full": "53300", "queue_timeout": "53300", "deadline": "53300", "shed": "53300", "breaker": "57P03", "login_refused": "57P03", "draining": "57P01",
-		"clients": "53300", "login_storm": "53300", "protocol": "08P01", "not_supported": "0A000",
+		"clients": "53300", "client_limit": "53400", "login_storm": "53300", "descriptors": "53300", "protocol": "08P01", "not_supported": "0A000",
 	}
 	for _, r := range proxy.Reasons {
 		if want[r.Label] != r.SQLSTATE {

@@ -27,6 +27,7 @@ var (
 	LoginRefused = &Reason{"login_refused", "57P03", 503, "the database does not let weir log in"}
 	Draining     = &Reason{"draining", "57P01", 503, "the proxy is shutting down"}
 	Clients      = &Reason{"clients", "53300", 503, "too many clients are connected"}
+	ClientLimit  = &Reason{"client_limit", "53400", 429, "too much text of prepared statements"}
 	LoginStorm   = &Reason{"login_storm", "53300", 503, "too many clients are logging in"}
 	Descriptors  = &Reason{"descriptors", "53300", 503, "the proxy has no file descriptor for another client"}
 	Protocol     = &Reason{"protocol", "08P01", 400, "protocol violation"}
@@ -34,7 +35,7 @@ var (
 )
 
 // Reasons are all of them, in the order of the documentation.
-var Reasons = []*Reason{Rate, QueueFull, QueueTimeout, Deadline, Shed, Breaker, LoginRefused, Draining, Clients, LoginStorm, Descriptors, Protocol, NotSupported}
+var Reasons = []*Reason{Rate, QueueFull, QueueTimeout, Deadline, Shed, Breaker, LoginRefused, Draining, Clients, ClientLimit, LoginStorm, Descriptors, Protocol, NotSupported}
 
 // Refusal is one decision against one function. Nothing of what it refuses was executed.
 type Refusal struct {

@@ -247,9 +247,12 @@ func (w *weir) options(cfg *config.Config) (postgres.Options, error) {
 			Pool:     r.Pool(),
 			Mode:     postgres.PoolMode(r.PoolMode),
 			Pinning:  postgres.Pinning(r.Pinning),
-			Pinned:   r.Pinned,
+			Pinned:   r.MostPinned(),
+			SoftPins: r.SoftPins(),
 			Reset:    postgres.Reset(r.Reset),
 			MaxAge:   r.Statements.MaxAge,
+			Client:   r.Statements.PerClient << 20,
+			User:     r.Statements.PerUser << 20,
 			Queue:    r.Queue,
 			Timeouts: postgres.Timeouts{
 				Query:             r.Timeouts.Query,

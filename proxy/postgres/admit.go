@@ -106,6 +106,9 @@ const anyNumber = math.MaxInt
 // await has the session wait with what it has received.
 func (s *session) await(chunk []byte) {
 	s.hold(chunk)
+	if s.resource.softPins {
+		s.w.loop.Arm(&s.link.stallTimer, reclaimAfter, (*reclaiming)(s.link))
+	}
 	if patience := s.link.ticket.Patience(); patience > 0 {
 		s.w.loop.Arm(&s.timer, patience, (*waitedOut)(s))
 	} else {
@@ -123,6 +126,7 @@ func (k *link) Wake() { k.w.loop.Post(k) }
 func (k *link) Run() {
 	s, waits := k.session, k.waits
 	k.waits = forNothing
+	k.w.loop.Disarm(&k.stallTimer)
 	if s == nil { // left in the meantime
 		if waits == forConnection {
 			if server, _ := k.waiter.Answer(); server != nil {

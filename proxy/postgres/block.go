@@ -212,7 +212,7 @@ func (s *session) runBlock(chunk []byte, body int) bool {
 	}
 	s.statements.unnamed = statement{} // a Query ends it
 	if chunk[0] == pgwire.Parse {
-		s.statements.unnamed.content = s.contentOf(chunk[pgwire.HeaderSize+1 : pgwire.HeaderSize+body])
+		s.statements.unnamed.content, _ = s.contentOf(chunk[pgwire.HeaderSize+1 : pgwire.HeaderSize+body])
 	}
 	out := append(s.w.out[:0], before...)
 	out = append(appendHeader(out, pgwire.CommandComplete, len(tags[c])+1), tags[c]...)

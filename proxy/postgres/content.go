@@ -3,9 +3,11 @@ package postgres
 import (
 	"container/list"
 	"encoding/binary"
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unique"
 
 	"github.com/weirproxy/weir/limiter"
 )
@@ -45,12 +47,14 @@ type content struct {
 	buffers     bool                   // it says temp_buffers
 	forgets     bool                   // it may be DEALLOCATE or DISCARD
 	tampers     bool                   // it may change what is prepared without saying so
+	defines     bool                   // in a function that it creates
 	query       bool                   // it is a query or changes data: the server answers its Parse like any other's
 	class       limiter.Fingerprint
 	speaks      bool // there is a comment for us ahead of it
 
-	refs int           // by sessions and workers; guarded by the lock of its texts
-	idle *list.Element // in the list of unused ones; guarded likewise
+	user unique.Handle[string] // who was the first to prepare it; guarded likewise
+	refs int                   // by sessions and workers; guarded by the lock of its texts
+	idle *list.Element         // in the list of unused ones; guarded likewise
 }
 
 // sql is the text alone, nil when it was not kept.
@@ -73,6 +77,7 @@ func newContent(number uint64, plan, text string) *content {
 	c.forgets = words.forget
 	c.buffers = words.buffers
 	c.tampers = mayTamper(sql, c.found, c.forgets)
+	c.defines = c.tampers && definesFunction(sql)
 	c.resets = words.reset
 	c.query = isQuery(sql)
 	c.class = limiter.FingerprintOf(sql)
@@ -105,10 +110,11 @@ func isQuery(sql []byte) bool {
 // texts are the contents that a resource's clients share. Safe for all goroutines.
 type texts struct {
 	mu     sync.Mutex
-	known  map[string]*content // by plan and text
-	unused list.List           // of *content, without references, the oldest first
-	bytes  int                 // of all
-	waste  int                 // of the unused ones
+	known  map[string]*content           // by plan and text
+	unused list.List                     // of *content, without references, the oldest first
+	bytes  int                           // of all
+	held   map[unique.Handle[string]]int // of those with references, by the user who was the first to prepare them
+	waste  int                           // of the unused ones
 }
 
 // size is what a content is taken to need, in bytes.
@@ -120,21 +126,30 @@ func appendKey(dst []byte, plan string, text []byte) []byte {
 	return append(append(dst, plan...), text...)
 }
 
-// take returns the content with that key, with a reference for the caller, unless that is not fresh any more; number gives a new one its
-// number, schema and now say when it was made. It returns nil when there is too much text already.
-func (t *texts) take(key []byte, number func() uint64, fresh func(*content) bool, schema uint64, now int64) *content {
+// errUserText is that what a user's clients have prepared is as much text as those of one user may have.
+var errUserText = errors.New("too much text of one user")
+
+// errText is that there is too much text already.
+var errText = errors.New("too much text")
+
+// take returns the content with that key, with a reference for the caller, who is the user, unless that is not fresh any more; number gives
+// a new one its number, schema and now say when it was made. A user may have most bytes. Errors: errUserText, errText.
+func (t *texts) take(key []byte, user unique.Handle[string], most int, number func() uint64, fresh func(*content) bool, schema uint64, now int64) (*content, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old := t.known[string(key)]
 	if old != nil && fresh(old) {
 		t.retainLocked(old)
 		old.common.Store(true)
-		return old
+		return old, nil
 	}
 	whole := string(key)
 	plan := 4 + int(binary.BigEndian.Uint32(key))
 	c := newContent(number(), whole[4:plan], whole[plan:])
-	c.key, c.schema, c.made = whole, schema, now
+	c.key, c.schema, c.made, c.user = whole, schema, now, user
+	if most > 0 && t.held[user]+c.size() > most {
+		return nil, errUserText
+	}
 	if old != nil {
 		c.common.Store(true)
 		t.supersedeLocked(old)
@@ -143,15 +158,24 @@ func (t *texts) take(key []byte, number func() uint64, fresh func(*content) bool
 		t.forgetLocked()
 	}
 	if t.bytes+c.size() > mostShared {
-		return nil
+		return nil, errText
 	}
 	if t.known == nil {
 		t.known = make(map[string]*content)
+		t.held = make(map[unique.Handle[string]]int)
 	}
 	t.known[whole] = c
 	t.bytes += c.size()
+	t.held[user] += c.size()
 	c.refs = 1
-	return c
+	return c, nil
+}
+
+// unholdLocked is called when nobody has c prepared any more.
+func (t *texts) unholdLocked(c *content) {
+	if t.held[c.user] -= c.size(); t.held[c.user] == 0 {
+		delete(t.held, c.user)
+	}
 }
 
 // retain adds a reference.
@@ -168,6 +192,7 @@ func (t *texts) retainLocked(c *content) {
 	if c.refs++; c.idle != nil {
 		t.unused.Remove(c.idle)
 		t.waste -= c.size()
+		t.held[c.user] += c.size()
 		c.idle = nil
 	}
 }
@@ -186,6 +211,7 @@ func (t *texts) releaseLocked(c *content) {
 	if c.refs--; c.refs > 0 {
 		return
 	}
+	t.unholdLocked(c)
 	if c.superseded {
 		t.bytes -= c.size()
 		return
@@ -227,8 +253,8 @@ type recentKey struct {
 }
 
 // contentOf is the content of a Parse with this text, the body behind the name, under the session's settings as they are
-// now. nil: there is too much text already.
-func (s *session) contentOf(text []byte) *content {
+// now. Errors are those of [texts.take].
+func (s *session) contentOf(text []byte) (*content, error) {
 	w, r := s.w, s.resource
 	plan := s.profile.Plan()
 	w.key = appendKey(w.key[:0], plan, text)
@@ -238,7 +264,7 @@ func (s *session) contentOf(text []byte) *content {
 		if !old.common.Load() {
 			old.common.Store(true)
 		}
-		return old
+		return old, nil
 	}
 	return s.takeContent(old, func(c *content) bool { return r.isFresh(c, now) })
 }
@@ -246,19 +272,19 @@ func (s *session) contentOf(text []byte) *content {
 // renewed is the content of c's text as it would be prepared now, although c was fresh.
 func (s *session) renewed(c *content) *content {
 	s.w.key = append(s.w.key[:0], c.key...)
-	now := s.takeContent(s.w.recent[recentKey{s.resource, c.key}], func(known *content) bool { return known != c })
-	if now == nil {
+	now, err := s.takeContent(s.w.recent[recentKey{s.resource, c.key}], func(known *content) bool { return known != c })
+	if err != nil {
 		return c
 	}
 	return now
 }
 
 // takeContent takes the content of the worker's key, if it is fresh, or else another one, and has the worker remember it in the place of old.
-func (s *session) takeContent(old *content, fresh func(*content) bool) *content {
+func (s *session) takeContent(old *content, fresh func(*content) bool) (*content, error) {
 	w, r := s.w, s.resource
-	c := r.texts.take(w.key, w.srv.nextStatement, fresh, r.schema.Load(), w.loop.Now())
-	if c == nil {
-		return nil
+	c, err := r.texts.take(w.key, s.user, r.userText, w.srv.nextStatement, fresh, r.schema.Load(), w.loop.Now())
+	if err != nil {
+		return nil, err
 	}
 	if old != nil {
 		delete(w.recent, recentKey{r, old.key})
@@ -274,7 +300,7 @@ func (s *session) takeContent(old *content, fresh func(*content) bool) *content 
 		w.recent = make(recent)
 	}
 	w.recent[recentKey{r, c.key}] = c
-	return c
+	return c, nil
 }
 
 // private is a content that is not shared: its text may mean something else to others.

@@ -110,17 +110,24 @@ type portal struct {
 	asked             int // how many ReadyForQuery messages were before it was bound
 }
 
+// mostPortals is how many portals are followed in a transaction.
+const mostPortals = 256
+
 // bindPortal notes that a Bind, with have of its body, binds c.
 func (k *link) bindPortal(have []byte, c *content) {
 	k.forgetting, k.altering = k.forgetting || c.forgets, k.altering || c.alters
 	if c.tampers {
-		k.consider(c.sql())
+		k.consider(c.defines)
 	}
 	if c.deallocates == "" && len(k.portals) == 0 {
 		return
 	}
 	name, _, _ := pgwire.CString(have)
 	k.dropPortal(name)
+	if len(k.portals) == mostPortals { // nobody does that: what is executed is not followed any more
+		k.doubtful = true
+		return
+	}
 	if c.deallocates != "" {
 		k.portals = append(k.portals, portal{string(name), c.deallocates, k.answers.asked})
 	}

@@ -119,10 +119,10 @@ func definesFunction(sql []byte) bool {
 }
 
 // consider takes note of a text that is sent to be executed, if it may tamper with what is prepared. Once a function may do so, whose
-// call tells nothing, each session begins with nothing prepared.
-func (k *link) consider(sql []byte) {
+// call tells nothing, each session begins with nothing prepared: defines is that it creates one.
+func (k *link) consider(defines bool) {
 	k.tampering, k.doubted = true, true
-	if r := k.session.resource; sql != nil && definesFunction(sql) && !r.wary.Swap(true) {
+	if r := k.session.resource; defines && !r.wary.Swap(true) {
 		k.w.srv.log.Warn("a function was created that may drop or replace prepared statements: from now on none stays prepared on a "+
 			"server connection that comes to another session", "resource", r.name)
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/weirproxy/weir/breaker"
 	"github.com/weirproxy/weir/pgwire"
 	"github.com/weirproxy/weir/pool"
@@ -94,7 +96,11 @@ func (k *link) down(chunk []byte) {
 	switch {
 	case s.link != k:
 	case errors.Is(lied, errNotSet):
-		s.fatal(k.settingsFailed)
+		e := k.settingsFailed
+		if s.profile.Settings == s.startup.Settings { // or it was accepted once
+			s.resource.pool.Refused(s.startup, &pgconn.PgError{Severity: e.Severity, Code: e.Code, Message: e.Message, Detail: e.Detail, Hint: e.Hint})
+		}
+		s.fatal(e)
 	case lied != nil:
 		s.w.srv.protocol.Add("server", 1)
 		k.serverGone(lied)
@@ -291,17 +297,15 @@ func (k *link) hearCopyIn() {
 	if len(pending) > 0 && (!k.copyParsed || pending[0].kind == executed) {
 		i = 1 // the command itself
 	}
-	for i < len(pending) && k.copyIn {
-		switch pending[i].kind {
-		case synced:
-		case copyEnd:
-			k.copyIn = false
-		default: // nothing else makes sense here: the server will say so
-			k.doubtful = true
-			return
-		}
-		k.answers.cut(i, 1)
-		pending = k.answers.pending()
+	end := i
+	for end < len(pending) && k.copyIn && (pending[end].kind == synced || pending[end].kind == copyEnd) {
+		k.copyIn = pending[end].kind == synced
+		end++
+	}
+	k.answers.cut(i, end-i)
+	if k.copyIn && end < len(pending) { // nothing else makes sense here: the server will say so
+		k.doubtful = true
+		return
 	}
 	if k.copyParsed && k.answers.owed() == 0 {
 		k.unsynced = true // the Sync that ends it has yet to come

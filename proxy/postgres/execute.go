@@ -73,7 +73,7 @@ func (k *link) prepareExecuted(r *rewriting, i int, name string) (c *content, nu
 	k.suspect(c)
 	k.forgetting, k.altering = k.forgetting || c.forgets, k.altering || c.alters
 	if c.tampers {
-		k.consider(c.sql())
+		k.consider(c.defines)
 	}
 	if number = c.number.Load(); !k.server.Prepared.Use(number) {
 		number = k.prepareNamed(r, i, c)
@@ -90,7 +90,7 @@ func (k *link) asExecuted(r *rewriting, i int, c *content) *content {
 	_, number := k.prepareExecuted(r, i, c.executes)
 	text := k.appendIdentifier([]byte(execute), number)
 	text = append(text, c.text[c.behind:]...)
-	if is := k.session.contentOf(text); is != nil {
+	if is, err := k.session.contentOf(text); err == nil {
 		return is
 	}
 	return k.session.private(string(text))

@@ -105,14 +105,10 @@ func (q *answers) drop() {
 }
 
 // owed counts the ReadyForQuery messages to come.
-func (q *answers) owed() (n int) {
-	for i := q.head; i < len(q.list); i++ {
-		if q.list[i].ends() {
-			n++
-		}
-	}
-	return n
-}
+func (q *answers) owed() int { return q.asked - q.heard }
+
+// len is how many answers are to come.
+func (q *answers) len() int { return len(q.list) - q.head }
 
 // pending are the answers to come, in order. It is valid until the queue is changed.
 func (q *answers) pending() []answer { return q.list[q.head:] }
@@ -209,6 +205,23 @@ func (q *answers) dropCopyEnds(openToo bool) {
 	for !q.empty() && q.first().kind == copyEnd && (openToo || !q.first().open) {
 		q.pop()
 	}
+}
+
+// mostOutstanding is how many answers may be to come before a client is not read from any more: then it is what it sends and does
+// not wait for that fills its own buffers, not ours. Drivers that pipeline have hundreds under way.
+const mostOutstanding = 4096
+
+// isFull reports whether the message at i has to wait for answers to those before it. The server is asked for them, for it might keep
+// them to itself until the Sync.
+func (k *link) isFull(r *rewriting, i int) bool {
+	if k.answers.len() < mostOutstanding || k.copyIn || k.doubtful {
+		return false
+	}
+	k.full = true
+	if k.answers.owed() == 0 {
+		k.hurry(r, i)
+	}
+	return true
 }
 
 // mostKept is how many answers a queue has room for while it is not used.

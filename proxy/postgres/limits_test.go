@@ -166,7 +166,7 @@ func TestTooManyWhoAnswerAtOnce(t *testing.T) {
 	holder.Send(query("SELECT 1"))
 	for range 3 {
 		c := pgtest.Dial(t, w.addr)
-		c.SendBytes(packet(v30, "geqo\x00off\x00"+hello)) // has to be asked of the server
+		c.SendBytes(packet(v30, "DateStyle\x00German\x00"+hello)) // has to be asked of the server
 	}
 	w.eventually("three are on their way in", func() bool { return w.Stats().Clients["login"] == 3 })
 	time.Sleep(300 * time.Millisecond) // longer than a silent one would keep its place
@@ -576,7 +576,7 @@ func TestHangingUpWithinAHandshake(t *testing.T) {
 	}
 }
 
-// A client whose parameters are new, and that is told of them, must be asked for at the server, for which there may be no connection in time. The
+// A client whose parameters are new must be asked for at the server, for which there may be no connection in time. The
 // database is not down for that.
 func TestALoginThatWaitsForAConnection(t *testing.T) {
 	pgtest.Shared(t)
@@ -585,12 +585,12 @@ func TestALoginThatWaitsForAConnection(t *testing.T) {
 	holder := w.client()
 	holder.Query("BEGIN; SELECT 1")
 	c := pgtest.Dial(t, w.addr)
-	c.SendBytes(packet(v30, "timezone\x00Europe/Vienna\x00"+hello))
+	c.SendBytes(packet(v30, "DateStyle\x00German\x00"+hello))
 	explained(t, c.Receive(), "FATAL", proxy.QueueTimeout, "resources.orders.connections")
 	c.UntilClosed()
 	w.client() // what is known needs no connection
 	in := make(chan error, 1)
-	go func() { in <- w.tryPgconn(t, "timezone=Europe/Vienna") }()
+	go func() { in <- w.tryPgconn(t, "datestyle=SQL") }()
 	w.eventually("it waits", func() bool { return w.Stats().Resources[0].Waiting == 1 })
 	holder.Query("COMMIT")
 	if err := <-in; err != nil {

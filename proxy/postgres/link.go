@@ -87,9 +87,10 @@ type link struct {
 	doubtful    bool     // what the server will answer is not certain: it stays with this client, and goes with it
 
 	stalling    stall           // what of the client is waited for
-	stallTimer  eventloop.Timer // for how long it may be
+	stallTimer  eventloop.Timer // for how long it may be; before there is a server connection, see reclaiming
 	progress    int             // bytes that the client has sent or read, and stallProgress for each of its messages
 	stallFrom   int             // what that was when the time began
+	full        bool            // too much was asked at once: the rest waits for answers
 	flushed     bool            // the server was asked by a Flush to answer all that it was sent
 	heardBefore int             // ReadyForQuery messages, when the server was told to cancel what runs
 	silent      bool            // it does not answer
@@ -237,6 +238,10 @@ func (s *session) inform(news []pool.Setting) {
 
 // mayGoOn reports whether the client's messages, held for an answer, are worth another look.
 func (k *link) mayGoOn() bool {
+	if k.full && k.answers.len() > mostOutstanding/2 && !k.copyIn && !k.doubtful {
+		return false
+	}
+	k.full = false
 	return !k.answers.inquired() && !k.answers.settings() && k.repeatFrom == 0
 }
 
@@ -348,6 +353,9 @@ func (k *link) rest() {
 		k.admitNext = true
 		k.session.rest()
 	}
+	if k.mayBeTaken() {
+		k.session.resource.kept.add(k.session, k.since)
+	}
 }
 
 // giveBack ends the link after a transaction that ended well.
@@ -391,6 +399,7 @@ func (k *link) end(o breaker.Outcome) {
 // answer it.
 func (k *link) detach(o breaker.Outcome) (answering bool) {
 	k.ticket.Done(o)
+	k.unkeep()
 	k.pin(0)
 	k.w.loop.Disarm(&k.stallTimer)
 	switch k.waits {

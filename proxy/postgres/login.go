@@ -330,9 +330,6 @@ func (r *resource) greetError(err error, waited time.Duration) error {
 	if errors.Is(err, pool.ErrClosed) || errors.Is(err, context.Canceled) {
 		return &pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: proxy.Draining.Message}
 	}
-	if errors.Is(err, pool.ErrManyNew) {
-		return r.gate.QueueRefusal(nil, proxy.LoginStorm, "connections", waited, time.Second, "too many new startup parameters", "1 new one a second")
-	}
 	if refused := r.notLetIn(); refused != nil {
 		return r.gate.BreakerRefusal(nil, refused, waited)
 	}

@@ -86,9 +86,9 @@ func (k *link) refuseBind(r *rewriting, i, before, body int, c *content) (is boo
 	if t == 0 || len(r.chunk)-i < pgwire.HeaderSize+body {
 		return false
 	}
-	raising := s.contentOf([]byte(s.resource.raise(t) + "\x00\x00\x00"))
-	if raising == nil {
-		return false
+	raising, err := s.contentOf([]byte(s.resource.raise(t) + "\x00\x00\x00"))
+	if err != nil {
+		raising = s.private(s.resource.raise(t) + "\x00\x00\x00")
 	}
 	number := raising.number.Load()
 	if !k.server.Prepared.Use(number) {

@@ -22,6 +22,7 @@ type reading struct {
 	unsure bool       // strings may end elsewhere than they seem to: that depends on standard_conforming_strings
 	quoted parameters // what strings say of parameters, which some function may execute
 	depth  int        // of strings within strings
+	tokens int        // that were read, those of strings that are executed included
 
 	backslashes bool // are escapes in simple strings
 	broken      bool // a string, or whatever it is, does not end: the server refuses the text
@@ -29,6 +30,9 @@ type reading struct {
 
 // longestRead is how long a text may be that is read by its tokens, in bytes.
 const longestRead = 256 << 10
+
+// mostTokens is how many tokens of a text are read, which takes some 20 ms. What has more may be anything.
+const mostTokens = 48 << 10
 
 // deepestRead is how deep strings are read that are executed, within strings that are.
 const deepestRead = 4
@@ -73,6 +77,10 @@ func (r *reading) read(sql []byte) {
 	)
 	tokens.Backslashes = r.backslashes
 	for t, ok := tokens.Next(); ok; t, ok = tokens.Next() {
+		if r.tokens++; r.tokens > mostTokens {
+			r.hide()
+			return
+		}
 		switch {
 		case isSign(t, '('):
 			depth++

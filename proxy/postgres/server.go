@@ -66,7 +66,10 @@ type ResourceOptions struct {
 	Pinning  Pinning       // Pin when empty
 	Reset    Reset         // ResetDetected when empty
 	MaxAge   time.Duration // for how long those who prepare a statement get the same one; 0: as long as the schema is the same
+	Client   int           // bytes of text of prepared statements that a client may have; 0: any
+	User     int           // and those of one user; 0: any
 	Pinned   int           // sessions that may keep a server connection at once; 0: any number
+	SoftPins bool          // more may as long as nobody waits for one
 	Queue    limiter.Queue
 	Timeouts Timeouts
 	Gate     *proxy.Gate
@@ -153,12 +156,16 @@ type resource struct {
 	pinning     Pinning
 	reset       Reset
 	mostPinned  int
+	softPins    bool // more may keep one as long as nobody waits
+	kept        kept
 	pinned      atomic.Int64 // sessions
 	pins        pins         // by reason
 	stalls      stallCounts
 	texts       texts
 	outcomes    outcomes
 	schema      atomic.Uint64          // counts what is known to have changed the schema
+	clientText  int                    // bytes that the prepared statements of a client may need; 0: any
+	userText    int                    // and those of a user
 	maxAge      time.Duration          // of the contents that clients are given
 	sequences   atomic.Bool            // sessions ask what was drawn from sequences: see link.putBack
 	wary        atomic.Bool            // a function was created that may change what is prepared
@@ -245,7 +252,7 @@ func (s *Server) addResource(o ResourceOptions) error {
 		return err
 	}
 	server = server.WithUserTimeout(o.Timeouts.TCPUserTimeout)
-	r := &resource{name: o.Name, database: server.Database(), mode: o.Mode, pinning: o.Pinning, reset: o.Reset, maxAge: o.MaxAge, mostPinned: o.Pinned, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
+	r := &resource{name: o.Name, database: server.Database(), mode: o.Mode, pinning: o.Pinning, reset: o.Reset, maxAge: o.MaxAge, clientText: o.Client, userText: o.User, mostPinned: o.Pinned, softPins: o.SoftPins, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
 	if r.mode == "" {
 		r.mode = Transaction
 	}

@@ -18,8 +18,10 @@ const (
 	idleRead = maxHeld
 	// maxHeld is how long a message may be that is held back until it is complete, because we want to read it.
 	maxHeld = 16 << 10
-	// rounds is how often a session may read before the other sessions of its loop have their turn.
+	// rounds is how often a session may read before the other sessions of its loop have their turn, unless what it has read took long.
 	rounds = 8
+	// muchRead is how many bytes may be so many messages, or so much SQL, that they take long.
+	muchRead = 8 << 10
 	// lingerTime is how long a client has to read the last words before the connection is closed.
 	lingerTime = time.Second
 	// slowTime is how long a client has to take all that it has yet to read before them.
@@ -32,6 +34,7 @@ type worker struct {
 	loop *eventloop.Loop
 	free []*link // ended, for reuse
 	out  []byte  // where a rewritten batch is put together
+	much bool    // the session whose turn it is has read much
 
 	recent recent // texts of statements
 	key    []byte // where the key of one is put together
@@ -111,6 +114,10 @@ func (s *session) advance() {
 			s.watch()
 			return
 		}
+		if s.w.much && s.w.loop.Late() {
+			break
+		}
+		s.w.much = false
 	}
 	s.w.loop.Post((*goOn)(s))
 }
@@ -172,6 +179,7 @@ func (s *session) pumpUp() bool {
 		return false
 	}
 	s.progress(n)
+	s.w.much = s.w.much || n > muchRead
 	s.forget()
 	s.take(scratch[:held+n])
 	return true
@@ -196,6 +204,7 @@ func (s *session) pumpDown() bool {
 		return true
 	}
 	k.carry = k.carry[:0]
+	s.w.much = s.w.much || n > muchRead
 	k.down(s.w.loop.Scratch[:held+n])
 	return true
 }

@@ -2,19 +2,19 @@ package postgres
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/weirproxy/weir/pgwire"
+	"github.com/weirproxy/weir/pool"
+	"github.com/weirproxy/weir/proxy"
 )
 
 const (
 	// maxStatement is how long the text of a prepared statement may be for us to keep it, in bytes. A session with a longer
 	// one keeps its server connection instead.
 	maxStatement = 1 << 20
-	// maxStatements is how many named statements, and maxStatementBytes how much text, one session may have prepared.
-	// A session with more keeps its server connection.
-	maxStatements     = 2000
-	maxStatementBytes = 8 << 20
 	// preparedPerServer is how many statements stay prepared on a server connection from one batch to the next.
 	preparedPerServer = 500
 )
@@ -23,7 +23,7 @@ const (
 type statements struct {
 	named   map[string]statement
 	unnamed statement
-	bytes   int // of the named ones' text
+	bytes   int // that the named ones are taken to need
 }
 
 // statement is one of a session's; without a content, none.
@@ -51,14 +51,14 @@ func (s *session) set(name string, c *content) {
 	}
 	s.resource.texts.retain(c)
 	t.named[name] = statement{content: c}
-	t.bytes += len(c.text)
+	t.bytes += c.size()
 }
 
 func (s *session) unset(name string) {
 	if t := s.statements; t != nil && t.named[name].content != nil {
 		c := t.named[name].content
 		delete(t.named, name)
-		t.bytes -= len(c.text)
+		t.bytes -= c.size()
 		s.resource.texts.release(c)
 	}
 }
@@ -161,7 +161,10 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	st := k.session.statements.find(name)
 	c := st.content
 	if t == pgwire.Parse {
-		c = k.toParse(m[used:pgwire.HeaderSize+len(have)], len(have) == body)
+		var over *proxy.Refusal
+		if c, over = k.toParse(m[used:pgwire.HeaderSize+len(have)], body-(used-pgwire.HeaderSize)); over != nil {
+			return k.refuseParse(r, i, body, over), passOn
+		}
 	}
 	if c != nil {
 		k.guardSequences(r, i, c.found)
@@ -315,7 +318,7 @@ func (k *link) refer(r *rewriting, i, used, before, body int, name []byte, st st
 	c := k.asExecuted(r, i, st.content)
 	k.suspect(c)
 	k.ended = k.ended || c.ends && r.chunk[i] == pgwire.Bind
-	if c.found == touchSet && r.chunk[i] == pgwire.Bind {
+	if c.found == touchSet && r.chunk[i] == pgwire.Bind && k.plainly.statements == 1 { // or it is not worth the copy
 		k.readSet(c.found, c.sql())
 	}
 	if r.chunk[i] == pgwire.Bind {
@@ -388,8 +391,8 @@ func (k *link) asNow(name []byte, st statement) statement {
 	if st.content.key == "" || st.content.plan == s.profile.Plan() {
 		return st
 	}
-	now := s.contentOf([]byte(st.content.text))
-	if now == nil {
+	now, err := s.contentOf([]byte(st.content.text))
+	if err != nil {
 		return st
 	}
 	if len(name) == 0 {
@@ -433,21 +436,60 @@ func (k *link) prepareNamed(r *rewriting, i int, c *content) (number uint64) {
 	return number
 }
 
-// toParse is the content that a Parse is about. text is its body behind the name, the whole of it or not. nil: it has to be
-// collected as it passes.
-func (k *link) toParse(text []byte, whole bool) *content {
+// toParse is the content that a Parse is about. text is its body behind the name, n bytes, the whole of it or not. nil: it has to be
+// collected as it passes; or it is refused, as the client, or those of its user, have too much prepared.
+func (k *link) toParse(text []byte, n int) (*content, *proxy.Refusal) {
 	s := k.session
-	switch {
-	case !whole:
-		return nil
+	switch r := s.resource; {
+	case r.clientText > 0 && s.statements.bytes+n > r.clientText:
+		return nil, k.overText("statements.per_client", r.clientText)
+	case len(text) < n:
+		return nil, nil
 	case k.doubtful, k.words.found&(touchSet|touchLocal) != 0, k.altering, k.temporary(): // it means something else to others
-		return s.private(string(text))
+		return s.private(string(text)), nil
 	}
-	if c := s.contentOf(text); c != nil {
-		return c
+	c, err := s.contentOf(text)
+	switch {
+	case err == nil:
+		return c, nil
+	case errors.Is(err, errUserText):
+		return nil, k.overText("statements.per_user", s.resource.userText)
 	}
 	k.words.found |= touchLarge
-	return s.private(string(text))
+	return s.private(string(text)), nil
+}
+
+// overText is the refusal of a Parse above a limit, in bytes.
+func (k *link) overText(rule string, limit int) *proxy.Refusal {
+	r := k.session.resource
+	mb := fmt.Sprintf("%d MB", limit>>20)
+	err := r.gate.QueueRefusal(k.session.caller, proxy.ClientLimit, rule, 0, 0, "more", mb)
+	over, _ := proxy.AsRefusal(err)
+	return over
+}
+
+// refuseParse has the server refuse the Parse at i, so that it comes at its place among the answers, and the transaction fails: by a
+// statement ahead of it that fails, behind which it is skipped.
+func (k *link) refuseParse(r *rewriting, i, body int, over *proxy.Refusal) (used int) {
+	text := pool.Raise(over.SQLSTATE, over.Message+": the limit is "+over.Rule+", "+over.Limit, "close statements that are not needed, or have the driver keep fewer") + "\x00\x00\x00"
+	c, err := k.session.contentOf([]byte(text))
+	if err != nil {
+		c = k.session.private(text)
+	}
+	number := c.number.Load()
+	if !k.server.Prepared.Use(number) {
+		k.prepareNamed(r, i, c)
+	}
+	r.cut(i, i)
+	r.out = append(appendHeader(r.out, pgwire.Bind, 1+k.nameLength(number)+1+6), 0)
+	r.out = append(k.appendName(r.out, number), 0, 0, 0, 0, 0, 0, 0)
+	r.out = append(appendHeader(r.out, pgwire.Execute, 5), 0, 0, 0, 0, 0)
+	k.stepOf(answer{kind: bound, ours: true})
+	k.stepOf(answer{kind: executed})
+	k.unsynced, k.executes = true, true
+	k.expect(pgwire.Parse)
+	k.upSkip = body
+	return pgwire.HeaderSize
 }
 
 // parse deals with a Parse at i that gives a content a name, and returns how much of the chunk it has used.
@@ -484,7 +526,6 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 		after.statement = statement{content: c}
 	} else {
 		s.set(name, c)
-		k.checkSize()
 	}
 	if name == "" || known { // or it takes the place of the unnamed one on the server
 		k.changeUnnamed(&a, after.statement, after.number)
@@ -561,18 +602,11 @@ func (k *link) statementKept() {
 	}
 	c.forgets = k.words.forget
 	c.tampers = mayTamper(c.sql(), k.words.found, c.forgets)
+	c.defines = c.tampers && definesFunction(c.sql())
 	c.found, c.plain, c.names = k.words.found.settled(c.sql())
 	c.found &^= touchLarge
 	k.words.found = k.outer | k.words.found&touchLarge // parsing leaves nothing behind, executing does
 	k.words.forget = k.forget
-	k.checkSize()
-}
-
-// checkSize has a session with too many statements keep its server connection.
-func (k *link) checkSize() {
-	if t := k.session.statements; len(t.named) > maxStatements || t.bytes > maxStatementBytes {
-		k.words.found |= touchLarge
-	}
 }
 
 // closeStatement deals with the Close of a statement at i. The server keeps a named one, for others: it closes one that there
@@ -609,6 +643,9 @@ func (k *link) evict(r *rewriting, i int) {
 		k.answers.push(answer{kind: closed, ours: true})
 	}
 }
+
+// mostFailed is how many statements that could not be parsed are remembered, for the sake of errors that name them.
+const mostFailed = 512
 
 // hearStatement takes note that a Parse or Close has been done.
 func (k *link) hearStatement(t byte) error {
@@ -653,6 +690,9 @@ func (k *link) notAnswered(a *answer, skipped bool) {
 	case a.ours, a.name == "":
 	case t.named[a.name].content == a.content:
 		s.unset(a.name)
+		if len(k.failed) == mostFailed {
+			k.failed = append(k.failed[:0], k.failed[mostFailed/2:]...)
+		}
 		k.failed = append(k.failed, *a)
 	}
 }

@@ -152,7 +152,7 @@ func (k *link) keepFor(t touch) {
 	r := k.session.resource
 	fresh := t &^ k.pinned
 	switch {
-	case fresh != 0 && (r.pinning == RefusePins || k.pinned == 0 && r.mostPinned > 0 && r.pinned.Load() >= int64(r.mostPinned)):
+	case fresh != 0 && (r.pinning == RefusePins || k.pinned == 0 && r.mostPinned > 0 && !r.softPins && r.pinned.Load() >= int64(r.mostPinned)):
 		k.words.found |= fresh // so that it is dropped
 		e := r.pinRefusal(fresh)
 		e.Detail = "The statement was executed; what it left in the session is dropped."

@@ -137,6 +137,7 @@ func (k *link) readmit(chunk []byte) bool {
 		s.refuse(chunk, err)
 		return false
 	}
+	k.unkeep()
 	k.admitNext, k.took, k.timed, k.spoiled = false, 0, false, false
 	if k.restore {
 		k.applySettings()
@@ -148,7 +149,7 @@ func (k *link) readmit(chunk []byte) bool {
 func (k *link) pass(b []byte) {
 	if k.scanning {
 		if k.mentions(b) {
-			k.consider(nil)
+			k.consider(false)
 		}
 		k.words.feed(b)
 		if len(b) == k.upSkip && !k.partly {
@@ -193,7 +194,7 @@ func (k *link) queryRead() {
 	k.readSet(found, sql)
 	k.altering = k.altering || sql != nil && changesSchema(sql, k.words.found)
 	if mayTamper(sql, k.words.found, k.words.forget) {
-		k.consider(sql)
+		k.consider(definesFunction(sql))
 	}
 	k.words.found = k.outer | found
 }
@@ -221,8 +222,13 @@ func (k *link) glance(m []byte, body int) {
 // name adds to the parameters that have to be asked for by name.
 func (k *link) name(names []string) {
 	for _, n := range names {
-		if !slices.Contains(k.names, n) {
+		switch {
+		case slices.Contains(k.names, n):
+		case len(k.names) < mostNames:
 			k.names = append(k.names, n)
+		default: // too many to be asked for one by one
+			k.words.found |= touchSet | touchUnnamed
+			return
 		}
 	}
 }
@@ -259,7 +265,7 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	if k.recording && len(m) < pgwire.HeaderSize+body && body <= maxHeld { // what may be said again ends with a whole message
 		return 0, waitForMore
 	}
-	if k.answers.settings() && k.undoes(m, body) {
+	if k.answers.settings() && k.undoes(m, body) || k.isFull(r, i) {
 		return 0, waitForAnswer
 	}
 	if k.answers.empty() && !k.unsynced {

@@ -47,24 +47,28 @@ type settings struct {
 	mode     postgres.PoolMode
 	pinning  postgres.Pinning // pin
 	pinned   int
-	reset    postgres.Reset // detected
-	servers  int            // 10
-	loops    int            // defaultLoops
-	queue    limiter.Queue
-	timeouts postgres.Timeouts
-	limits   postgres.Limits
-	pool     pool.Config
-	tls      postgres.TLSOptions
-	method   auth.Method // trust
-	users    map[string]string
-	bucket   limiter.Bucket
-	rate     limiter.Rate
-	breaker  *breaker.Breaker
-	adaptive limiter.Adaptive
-	callers  *limiter.Callers
-	refusals *proxy.Refusals
-	number   uint16
-	maxAge   time.Duration // of statements; for ever
+	softPins bool
+
+	clientText int // of prepared statements, in bytes; any
+	userText   int
+	reset      postgres.Reset // detected
+	servers    int            // 10
+	loops      int            // defaultLoops
+	queue      limiter.Queue
+	timeouts   postgres.Timeouts
+	limits     postgres.Limits
+	pool       pool.Config
+	tls        postgres.TLSOptions
+	method     auth.Method // trust
+	users      map[string]string
+	bucket     limiter.Bucket
+	rate       limiter.Rate
+	breaker    *breaker.Breaker
+	adaptive   limiter.Adaptive
+	callers    *limiter.Callers
+	refusals   *proxy.Refusals
+	number     uint16
+	maxAge     time.Duration // of statements; for ever
 
 	sendBuffer int // of the clients' sockets, in bytes as the kernel counts them; 0: as the system likes
 }
@@ -110,7 +114,7 @@ func start(tb testing.TB, c settings) *weir {
 	log := slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	server, err := postgres.New(postgres.Options{
 		Resources: []postgres.ResourceOptions{{
-			Name: c.database, Upstream: c.upstream, Pool: c.pool, Mode: c.mode, Pinning: c.pinning, Pinned: c.pinned, MaxAge: c.maxAge, Reset: c.reset, Queue: c.queue, Timeouts: c.timeouts,
+			Name: c.database, Upstream: c.upstream, Pool: c.pool, Mode: c.mode, Pinning: c.pinning, Pinned: c.pinned, SoftPins: c.softPins, Client: c.clientText, User: c.userText, MaxAge: c.maxAge, Reset: c.reset, Queue: c.queue, Timeouts: c.timeouts,
 			Gate: proxy.NewGate(proxy.GateOptions{
 				Name: c.database, Connections: c.pool.Connections, Rate: c.rate, Bucket: c.bucket, Breaker: c.breaker, Queue: c.queue,
 				Adaptive: c.adaptive, Callers: c.callers, Refusals: c.refusals, Log: log,
