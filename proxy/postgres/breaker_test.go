@@ -294,7 +294,7 @@ func TestErrorsOfClientsDoNotOpenTheBreaker(t *testing.T) {
 		gone := w.client()
 		gone.Send(&pgproto3.Query{String: "SELECT pg_sleep(30)"})
 		gone.Abort()
-		_, err := pgconn.Connect(t.Context(), w.dsn("search_path='a,,b'"))
+		_, err := pgconn.Connect(t.Context(), w.dsn("timezone=Nowhere/AtAll"))
 		if err == nil || errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a wrong parameter: %v", err)
 		}
