@@ -102,7 +102,7 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 	if w.admins, err = net.Listen("tcp", cfg.Admin.Listen); err != nil {
 		return nil, fmt.Errorf("admin.listen: %w", err)
 	}
-	if w.clients, err = proxy.Listen(ctx, cfg.Listen); err != nil {
+	if w.clients, err = proxy.Listen(ctx, cfg.Listen, cfg.Limits.TCPUserTimeout); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	w.running.Go(w.serveAdmin)
@@ -258,6 +258,7 @@ func (w *weir) options(cfg *config.Config) (postgres.Options, error) {
 			Timeouts: postgres.Timeouts{
 				Query:             r.Timeouts.Query,
 				IdleInTransaction: r.Timeouts.IdleInTransaction,
+				TCPUserTimeout:    r.Timeouts.TCPUserTimeout,
 				ClientStall:       r.Timeouts.ClientStall,
 				ClientIdle:        r.Timeouts.ClientIdle,
 			},

@@ -198,7 +198,7 @@ func TestTheBreakerOpensAndClosesAgain(t *testing.T) {
 // The first client of all, who cannot be told anything about a server that nobody has ever reached.
 func TestLoginWhileTheDatabaseIsDown(t *testing.T) {
 	pgtest.NoLeaks(t)
-	nobody, err := proxy.Listen(t.Context(), "127.0.0.1:0")
+	nobody, err := proxy.Listen(t.Context(), "127.0.0.1:0", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func TestErrorsOfClientsDoNotOpenTheBreaker(t *testing.T) {
 		gone := w.client()
 		gone.Send(&pgproto3.Query{String: "SELECT pg_sleep(30)"})
 		gone.Abort()
-		_, err := pgconn.Connect(t.Context(), w.dsn("search_path='a,,b'"))
+		_, err := pgconn.Connect(t.Context(), w.dsn("timezone=Nowhere/AtAll"))
 		if err == nil || errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a wrong parameter: %v", err)
 		}

@@ -226,6 +226,9 @@ func (k *link) hearReady(body []byte) error {
 	}
 	k.answers.dropCopyEnds(false)
 	k.words.forget = k.words.forget && k.answers.has(queried)
+	if k.answers.empty() {
+		k.server.AnsweredAll()
+	}
 	return nil
 }
 
@@ -286,6 +289,7 @@ func (k *link) hearError(body []byte) {
 // hearCopyIn notes that the server takes COPY data. What was sent behind the command has been, or will be, read as part of
 // that: Syncs before the end of the data are ignored by the server and not answered.
 func (k *link) hearCopyIn() {
+	k.server.MayNotRead()
 	pending := k.answers.pending()
 	k.copyParsed = len(pending) == 0 || pending[0].kind != queried
 	k.copyIn, k.spoiled = true, true

@@ -255,12 +255,18 @@ func (k *link) Ready(_ *eventloop.Loop, e eventloop.Events) {
 func (k *link) flush() bool { return k.taken(k.upOut.flush(&k.server.Conn)) }
 
 // write sends b to the server, now or as soon as it takes it.
-func (k *link) write(b []byte) { k.taken(k.upOut.write(&k.server.Conn, b)) }
+func (k *link) write(b []byte) {
+	k.server.Sent(len(b))
+	k.taken(k.upOut.write(&k.server.Conn, b))
+}
 
 // taken reports whether a write went well. Unless the server is only busy, its last words may still be there to be read, so
 // that the end is noticed by reading.
 func (k *link) taken(err error) bool {
-	if err != nil && !errors.Is(err, eventloop.ErrAgain) {
+	switch {
+	case errors.Is(err, eventloop.ErrAgain):
+		k.server.MayNotRead()
+	case err != nil:
 		k.upOut = k.upOut[:0]
 		k.failure = err.Error()
 		k.server.Conn.Note(eventloop.Readable | eventloop.Hangup)

@@ -342,6 +342,9 @@ func (r *resource) greetError(err error, waited time.Duration) error {
 	if errors.Is(err, pool.ErrClosed) || errors.Is(err, context.Canceled) {
 		return &pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: proxy.Draining.Message}
 	}
+	if refused := r.notLetIn(); refused != nil {
+		return r.gate.BreakerRefusal(nil, refused, waited)
+	}
 	if c := r.pool.Budget().Counts(); errors.Is(err, context.DeadlineExceeded) && c.Used > 0 && r.gate.Answering() == nil {
 		return r.gate.QueueRefusal(nil, proxy.QueueTimeout, "connections", waited, r.queue.Wait,
 			fmt.Sprintf("%d in use", c.Used), fmt.Sprint(r.pool.Budget().Max()))
