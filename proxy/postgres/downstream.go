@@ -299,7 +299,10 @@ func (k *link) hearCopyIn() {
 	}
 	end := i
 	for end < len(pending) && k.copyIn && (pending[end].kind == synced || pending[end].kind == copyEnd) {
-		k.copyIn = pending[end].kind == synced
+		if k.copyIn = pending[end].kind == synced; !k.copyIn && pending[end].use > 0 {
+			pending[end].use-- // one of them ends it
+			break
+		}
 		end++
 	}
 	k.answers.cut(i, end-i)

@@ -11,7 +11,8 @@ type answer struct {
 	number  uint64   // of parsed: the server knows it by this one from then on; 0: by none; of closed: see statement.told; of the others: its number
 	at      int      // where in the record it begins, plus one, if it can be said again
 	untold  bool     // of described: the client has not been told before what it returns
-	use     int      // of steps: which of the uses it is, plus one
+	use     int      // of steps: which of the uses it is, plus one; of copyEnd: how many more like it there are
+	size    int      // of parsed and closed: how many bytes of names and text it may be the last to keep
 	change  uint32   // of parsed and closed: the change of the unnamed statement by it; 0: none
 	before  unnamed  // and how that was before
 }
@@ -45,6 +46,7 @@ type answers struct {
 	head   int
 	closes int // how many close statements of the client's
 	parses int // how many are Parses of statements that were kept
+	bytes  int // how many bytes they keep
 	asked  int // how many ReadyForQuery messages were, ever
 	heard  int // and how many of them have come
 }
@@ -69,6 +71,7 @@ func (q *answers) push(a answer) {
 }
 
 func (q *answers) count(a *answer, n int) {
+	q.bytes += n * a.size
 	if a.closing() {
 		q.closes += n
 	}
@@ -81,11 +84,14 @@ func (q *answers) empty() bool { return q.head == len(q.list) }
 
 // endsWith reports whether what was asked last is of that kind.
 func (q *answers) endsWith(kind answerKind) bool {
-	return !q.empty() && q.list[len(q.list)-1].kind == kind
+	return !q.empty() && q.last().kind == kind
 }
 
 // first is the answer that comes next; the queue is not empty.
 func (q *answers) first() *answer { return &q.list[q.head] }
+
+// last is what was asked last; the queue is not empty.
+func (q *answers) last() *answer { return &q.list[len(q.list)-1] }
 
 func (q *answers) pop() answer {
 	a := q.list[q.head]
@@ -208,13 +214,17 @@ func (q *answers) dropCopyEnds(openToo bool) {
 }
 
 // mostOutstanding is how many answers may be to come before a client is not read from any more: then it is what it sends and does
-// not wait for that fills its own buffers, not ours. Drivers that pipeline have hundreds under way.
-const mostOutstanding = 4096
+// not wait for that fills its own buffers, not ours. Drivers that pipeline have hundreds under way. mostOutstandingText is how many bytes
+// of names and text they may keep.
+const (
+	mostOutstanding     = 4096
+	mostOutstandingText = 4 << 20
+)
 
 // isFull reports whether the message at i has to wait for answers to those before it. The server is asked for them, for it might keep
 // them to itself until the Sync.
 func (k *link) isFull(r *rewriting, i int) bool {
-	if k.answers.len() < mostOutstanding || k.copyIn || k.doubtful {
+	if k.answers.len() < mostOutstanding && k.answers.bytes < mostOutstandingText || k.copyIn || k.doubtful {
 		return false
 	}
 	k.full = true

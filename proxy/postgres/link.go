@@ -70,21 +70,21 @@ type link struct {
 
 	// Towards the client.
 	answers     answers
-	carry       []byte   // the start of a message of the server
-	downSkip    int      // bytes of the current message that are still to be passed on
-	downDrop    bool     // or dropped
-	status      byte     // transaction status
-	copyIn      bool     // the server waits for COPY data
-	copyParsed  bool     // that COPY belongs to the extended protocol
-	withheld    []byte   // a message from before an error, which may not be passed on
-	fatal       bool     // the server said that it ends the connection
-	failure     string   // what the server failed with, for the breaker
-	changes     uint32   // the change that the unnamed statement is at
-	everChanged uint32   // how many changes there were
-	used        []use    // prepared statements that were used since the connection was quiet
-	usedNames   []byte   // what they point into
-	failed      []answer // statements that could not be parsed; what was sent behind them may still name them
-	doubtful    bool     // what the server will answer is not certain: it stays with this client, and goes with it
+	carry       []byte            // the start of a message of the server
+	downSkip    int               // bytes of the current message that are still to be passed on
+	downDrop    bool              // or dropped
+	status      byte              // transaction status
+	copyIn      bool              // the server waits for COPY data
+	copyParsed  bool              // that COPY belongs to the extended protocol
+	withheld    []byte            // a message from before an error, which may not be passed on
+	fatal       bool              // the server said that it ends the connection
+	failure     string            // what the server failed with, for the breaker
+	changes     uint32            // the change that the unnamed statement is at
+	everChanged uint32            // how many changes there were
+	used        []use             // prepared statements that were used since the connection was quiet
+	usedNames   []byte            // what they point into
+	failed      []failedStatement // what was sent behind them may still name them
+	doubtful    bool              // what the server will answer is not certain: it stays with this client, and goes with it
 
 	stalling    stall           // what of the client is waited for
 	stallTimer  eventloop.Timer // for how long it may be; before there is a server connection, see reclaiming
@@ -238,7 +238,7 @@ func (s *session) inform(news []pool.Setting) {
 
 // mayGoOn reports whether the client's messages, held for an answer, are worth another look.
 func (k *link) mayGoOn() bool {
-	if k.full && k.answers.len() > mostOutstanding/2 && !k.copyIn && !k.doubtful {
+	if k.full && (k.answers.len() > mostOutstanding/2 || k.answers.bytes > mostOutstandingText/2) && !k.copyIn && !k.doubtful {
 		return false
 	}
 	k.full = false

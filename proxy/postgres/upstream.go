@@ -404,7 +404,11 @@ func (k *link) sync() {
 
 // endCopy notes the end of COPY data, which may be sent before the server has asked for any. Outside COPY it is ignored.
 func (k *link) endCopy() {
-	if !k.copyIn && (k.unsynced || !k.answers.empty()) {
+	switch {
+	case k.copyIn, !k.unsynced && k.answers.empty():
+	case k.answers.endsWith(copyEnd) && k.answers.last().open == k.unsynced: // they are not answered: nothing would bound how many there are
+		k.answers.last().use++
+	default:
 		k.answers.push(answer{kind: copyEnd, open: k.unsynced})
 	}
 	k.copyIn = false
