@@ -153,6 +153,9 @@ func (r *resetting) Ready(_ *eventloop.Loop, e eventloop.Events) {
 	r.read()
 }
 
+// Fault gives the server up.
+func (r *resetting) Fault() { r.fail() }
+
 // Run is called when some time has passed.
 func (r *resetting) Run() {
 	if r.waited += cancelAgain; r.waited >= resetTime {

@@ -78,6 +78,17 @@ func (s *Server) Ready(l *eventloop.Loop, e eventloop.Events) {
 	s.listenIdle(l)
 }
 
+// Fault gives s up: with its borrower, if that can be, or else by itself.
+func (s *Server) Fault() {
+	if h := s.lent.Load(); h != nil {
+		if o, ok := (*h).(eventloop.Owner); ok {
+			o.Fault()
+			return
+		}
+	}
+	s.Retire(s.Conn.Loop())
+}
+
 // listenIdle reads what a server says while nobody has asked it anything: parameter changes and notices are taken note
 // of, notifications dropped; a FATAL, the end of the stream or anything that only answers a question ends the connection.
 func (s *Server) listenIdle(l *eventloop.Loop) {

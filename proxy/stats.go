@@ -10,6 +10,7 @@ type Stats struct {
 	Refused   map[string]int64 // connections turned away before a resource was known, by reason
 	Protocol  map[string]int64 // malformed input by kind: startup, length, type, stuffing, tls, http, timeout
 	Shortages int64            // of file descriptors
+	Panics    int64            // each has ended the session that it happened in
 	Resources []ResourceStats
 }
 

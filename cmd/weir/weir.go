@@ -57,7 +57,7 @@ type gate struct {
 
 // startWeir opens what cfg names and serves until shutdown or close. A database or a Redis that does not answer is no
 // reason not to start: functions are told, and /readyz says so.
-func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slog.Logger) (_ *weir, err error) {
+func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slog.Logger, dropped func() int64) (_ *weir, err error) {
 	w := &weir{log: log, mock: newMockKey(), gates: map[string]*gate{}, refusals: proxy.NewRefusals(), failed: make(chan error, 2)}
 	defer func() {
 		if err != nil {
@@ -96,6 +96,7 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 		Sessions:     w.server.Sessions,
 		Refusals:     w.refusals,
 		Ready:        w.server.Ready,
+		LogDropped:   dropped,
 		Log:          log,
 	})
 	if w.admins, err = net.Listen("tcp", cfg.Admin.Listen); err != nil {

@@ -44,6 +44,18 @@ type login struct {
 // serve takes a connection from its first byte to the event loop, or to its end.
 func (l *login) serve() {
 	defer l.srv.loggedIn(l)
+	served := false
+	defer func() {
+		if !served { // a panic
+			_ = l.socket.Close()
+		}
+	}()
+	l.logIn()
+	served = true
+}
+
+// logIn does it.
+func (l *login) logIn() {
 	_ = l.socket.SetDeadline(l.firstDeadline())
 	if l.srv.draining.Load() {
 		l.interrupt()

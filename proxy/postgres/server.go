@@ -132,6 +132,7 @@ type Server struct {
 	pending      map[*login]struct{}
 	closed       bool // no login may begin any more
 
+	panics    atomic.Int64
 	protocol  proxy.Tally[string]
 	refused   proxy.Tally[string]
 	logins    proxy.Tally[loginKey]
@@ -205,6 +206,8 @@ func New(o Options) (*Server, error) {
 		stop:      stop,
 		pending:   make(map[*login]struct{}),
 	}
+	loops.OnPanic(s.panicked)
+	porch.OnPanic(s.panicked)
 	s.statement.Store(lastOfOurs)
 	s.sessions.weir = o.Number
 	if s.limits.LoginTimeout == 0 {

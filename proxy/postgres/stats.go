@@ -10,6 +10,7 @@ func (s *Server) Stats() proxy.Stats {
 		Refused:   s.refused.Counts(),
 		Protocol:  s.protocol.Counts(),
 		Shortages: s.files.times.Load(),
+		Panics:    s.panics.Load(),
 	}
 	for k, n := range s.logins.Counts() {
 		out.Logins = append(out.Logins, proxy.LoginStats{Method: k.method, Outcome: k.outcome, Count: n})
