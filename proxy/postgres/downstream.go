@@ -108,6 +108,12 @@ func (k *link) down(chunk []byte) {
 		k.conclude()
 	case k.repeatFrom > 0 && k.answers.empty():
 		k.repeat()
+	case k.held && k.resetting:
+		if k.answers.empty() {
+			k.held, k.resetting = false, false
+			k.settle()
+			s.resume()
+		}
 	case k.held && k.mayGoOn():
 		k.held = false
 		s.resume()
@@ -260,6 +266,7 @@ func (k *link) hearError(body []byte) {
 		return
 	}
 	if k.answers.first().ends() {
+		k.doubtful = k.doubtful || k.answers.first().open // or it was the batch ahead that failed, and the server skips this
 		if k.repeatFrom > 0 {
 			k.endFailed()
 		}

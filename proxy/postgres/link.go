@@ -90,6 +90,7 @@ type link struct {
 	stallTimer  eventloop.Timer // for how long it may be; before there is a server connection, see reclaiming
 	progress    int             // bytes that the client has sent or read, and stallProgress for each of its messages
 	stallFrom   int             // what that was when the time began
+	resetting   bool            // the client's next statement waits until what RESET may end is put back
 	full        bool            // too much was asked at once: the rest waits for answers
 	flushed     bool            // the server was asked by a Flush to answer all that it was sent
 	heardBefore int             // ReadyForQuery messages, when the server was told to cancel what runs

@@ -359,6 +359,9 @@ func (r *resource) greetError(err error, waited time.Duration) error {
 // values, unknown names, no permission, not to be changed now. That may be many, but not that it has no room, is in trouble, or does
 // not let weir in.
 func aboutParameters(sqlstate string) bool {
+	if sqlstate == "58P01" { // a library that there is not
+		return true
+	}
 	for _, class := range []string{"08", "28", "3D", "53", "57", "58", "F0", "XX"} {
 		if strings.HasPrefix(sqlstate, class) {
 			return false

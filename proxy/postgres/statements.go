@@ -446,7 +446,7 @@ func (k *link) prepareNamed(r *rewriting, i int, c *content) (number uint64) {
 // collected as it passes; or it is refused, as the client, or those of its user, have too much prepared.
 func (k *link) toParse(text []byte, n int) (*content, *proxy.Refusal) {
 	s, r := k.session, k.session.resource
-	private := k.doubtful || k.words.found&(touchSet|touchLocal) != 0 || k.altering || k.temporary() // it means something else to others
+	private := k.doubtful || k.changed || k.words.found&(touchSet|touchLocal) != 0 || k.altering || k.temporary() // it means something else to others
 	switch {
 	case r.clientText > 0 && s.statements.bytes+n > r.clientText:
 		return nil, k.overText("statements.per_client", r.clientText)

@@ -265,7 +265,7 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	if k.recording && len(m) < pgwire.HeaderSize+body && body <= maxHeld { // what may be said again ends with a whole message
 		return 0, waitForMore
 	}
-	if k.answers.settings() && k.undoes(m, body) || k.isFull(r, i) {
+	if k.answers.settings() && k.undoes(m, body) || k.isFull(r, i) || k.awaitsReset(m[0]) {
 		return 0, waitForAnswer
 	}
 	if k.answers.empty() && !k.unsynced {
@@ -322,6 +322,17 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	return pgwire.HeaderSize, passOn
 }
 
+// awaitsReset reports whether a message of type t has to wait for the answers to what may be RESET: what was set at startup is put back
+// behind that, before the client's next statement.
+func (k *link) awaitsReset(t byte) bool {
+	switch t {
+	case pgwire.Query, pgwire.FunctionCall, pgwire.Parse, pgwire.Bind, pgwire.Describe, pgwire.Execute:
+		k.resetting = k.words.reset && !k.unsynced && !k.answers.empty() && k.bringsBack()
+		return k.resetting
+	}
+	return false
+}
+
 // undoes reports whether a message could end the failed transaction that the session's settings leave behind where they are refused: what
 // stands behind it would be executed without them.
 func (k *link) undoes(m []byte, body int) bool {
@@ -368,6 +379,7 @@ func (k *link) queryOf(a answer, t byte, body int) {
 	k.fresh = false
 	k.plainly.statements++
 	k.doubtful = k.doubtful || k.copyIn || k.unsynced && k.spoilsNext()
+	a.open = k.unsynced && k.session.resource.mode == Session
 	k.unsynced, k.executes = k.unsynced && k.doubtful, false
 	k.doubted = k.doubted || k.tampering
 	k.answers.push(a)
