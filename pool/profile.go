@@ -173,10 +173,15 @@ func (s *Server) Adopted(p *Profile) {
 type intern struct {
 	mu    sync.Mutex
 	known map[string]*Profile
+	bytes int // of their keys
 }
 
-// internMost bounds how many different profiles are remembered. Beyond, it begins anew.
-const internMost = 1024
+// internMost bounds how many different profiles are remembered, internMostBytes how many bytes of keys, of which each profile needs a few
+// times as many. Beyond, it begins anew.
+const (
+	internMost      = 1024
+	internMostBytes = 2 << 20
+)
 
 func (n *intern) find(key string) *Profile {
 	n.mu.Lock()
@@ -194,26 +199,35 @@ func (n *intern) add(key string, p *Profile) *Profile {
 	if first := n.known[key]; first != nil {
 		return first
 	}
-	if len(n.known) >= internMost {
-		clear(n.known) // rare and harmless: profiles that are in use stay valid, only equality may be missed
+	if len(n.known) >= internMost || n.bytes+len(key) > internMostBytes {
+		n.forgetLocked() // rare and harmless: profiles that are in use stay valid, only equality may be missed
 	}
 	if n.known == nil {
 		n.known = make(map[string]*Profile)
 	}
 	n.known[key] = p
+	n.bytes += len(key)
 	return p
 }
 
 func (n *intern) drop(key string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.known, key)
+	if n.known[key] != nil {
+		n.bytes -= len(key)
+		delete(n.known, key)
+	}
 }
 
 func (n *intern) forget() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.forgetLocked()
+}
+
+func (n *intern) forgetLocked() {
 	clear(n.known)
+	n.bytes = 0
 }
 
 // inform has all that are remembered be of clients that were told of these parameters.
