@@ -173,10 +173,15 @@ func (s *Server) Adopted(p *Profile) {
 type intern struct {
 	mu           sync.Mutex
 	known, older map[string]*Profile // what is looked up is among the known from then on
+	bytes        int                 // of the keys of the known
 }
 
-// internMost bounds how many different profiles are remembered: twice as many. Beyond, those go that were not looked up for longest.
-const internMost = 1024
+// internMost bounds how many different profiles are remembered, internMostBytes how many bytes of keys, of which each profile needs a few
+// times as many: twice as many. Beyond, those go that were not looked up for longest.
+const (
+	internMost      = 1024
+	internMostBytes = 2 << 20
+)
 
 func (n *intern) find(key string) *Profile {
 	n.mu.Lock()
@@ -211,24 +216,33 @@ func (n *intern) add(key string, p *Profile) *Profile {
 }
 
 func (n *intern) rememberLocked(key string, p *Profile) {
-	if n.known == nil || len(n.known) >= internMost {
-		n.older, n.known = n.known, make(map[string]*Profile) // harmless: profiles that are in use stay valid, only equality may be missed
+	if n.known == nil || len(n.known) >= internMost || n.bytes+len(key) > internMostBytes {
+		n.older, n.known, n.bytes = n.known, make(map[string]*Profile), 0 // harmless: profiles that are in use stay valid, only equality may be missed
 	}
 	n.known[key] = p
+	n.bytes += len(key)
 }
 
 func (n *intern) drop(key string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.known, key)
+	if n.known[key] != nil {
+		n.bytes -= len(key)
+		delete(n.known, key)
+	}
 	delete(n.older, key)
 }
 
 func (n *intern) forget() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.forgetLocked()
+}
+
+func (n *intern) forgetLocked() {
 	clear(n.known)
 	clear(n.older)
+	n.bytes = 0
 }
 
 // inform has all that are remembered be of clients that were told of these parameters.

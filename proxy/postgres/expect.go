@@ -221,6 +221,9 @@ const (
 	mostOutstandingText = 4 << 20
 )
 
+// mostDoubtful is how many may be to come where it is not certain which will. There is no use in waiting for them: the session ends.
+const mostDoubtful = 4 * mostOutstanding
+
 // isFull reports whether the message at i has to wait for answers to those before it. The server is asked for them, for it might keep
 // them to itself until the Sync.
 func (k *link) isFull(r *rewriting, i int) bool {

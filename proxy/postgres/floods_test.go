@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -43,23 +44,26 @@ func TestWhatAClientMakesWeirKeepIsBounded(t *testing.T) {
 		much  = 96 << 20
 	)
 	long := strings.Repeat("x", 300*kB)
-	set := func() string {
-		var sql strings.Builder
-		sql.WriteString("SELECT 1")
-		for i := range 60 {
-			fmt.Fprintf(&sql, ", length(set_config('flood.x%d', repeat('x', 12000) || %%[1]d, false))", i)
+	set := func(parameters, value int) []byte { // each to 12 kB
+		sql := "SELECT 1"
+		for i := range parameters {
+			sql += fmt.Sprintf(", length(set_config('flood.x%d', repeat('x', 12000) || %d, false))", i, value)
 		}
-		return sql.String()
-	}()
+		return pgtest.Encode(query(sql))
+	}
 	syncs := []byte(strings.Repeat(string(pgtest.Encode(synchronize)), 1000))
 	queries := []byte(strings.Repeat(string(pgtest.Encode(query("x"))), 1000))
+	portals := []frontend{parse("d", "DEALLOCATE x")}
+	for i := range 300 { // more than are followed
+		portals = append(portals, bind(fmt.Sprint("p", i), "d"))
+	}
 	type kind struct {
-		rate        limiter.Rate
-		bucket      limiter.Bucket
-		first, then []frontend
-		bytes       int
-		reads       bool // the answers
-		next        func(i int) []byte
+		rate   limiter.Rate
+		bucket limiter.Bucket
+		first  []frontend
+		bytes  int
+		reads  bool // the answers
+		next   func(i int) []byte
 	}
 	for name, k := range map[string]kind{
 		"long names": {bytes: much, reads: true, next: func(i int) []byte {
@@ -74,7 +78,7 @@ func TestWhatAClientMakesWeirKeepIsBounded(t *testing.T) {
 		"long statements that fail": {bytes: much, next: func(i int) []byte {
 			return pgtest.Encode(parse(fmt.Sprint(i), fmt.Sprintf("SELEC %d /*%s*/", i, long)), synchronize)
 		}},
-		"Syncs while nobody knows what the server will answer": {bytes: 16 << 20, first: []frontend{query("CREATE TEMP TABLE flooded (a int)"), query("COPY flooded FROM STDIN")}, then: []frontend{parse("", "x")}, next: func(int) []byte {
+		"Syncs while nobody knows what the server will answer": {bytes: 64 << 20, first: portals, next: func(int) []byte {
 			return syncs
 		}},
 		"ends of COPY data": {bytes: 16 << 20, first: []frontend{parse("", "SELECT 1")}, next: func(int) []byte {
@@ -83,12 +87,8 @@ func TestWhatAClientMakesWeirKeepIsBounded(t *testing.T) {
 		"Queries that are refused to who keeps a server connection": {rate: limiter.Rate{PerSecond: 4, Burst: 1}, bucket: make(tokens, 1), bytes: 16 << 20, first: []frontend{query("LISTEN flood")}, next: func(int) []byte {
 			return queries
 		}},
-		"settings": {bytes: 60 * 6 * kB, reads: true, next: func(i int) []byte {
-			return pgtest.Encode(query(fmt.Sprintf(set, i)))
-		}},
-		"settings of many profiles": {bytes: 400 * 6 * kB, reads: true, next: func(i int) []byte {
-			return pgtest.Encode(query(fmt.Sprintf(set[:len("SELECT 1, length(set_config('flood.x0', repeat('x', 12000) || %[1]d, false))")], i)))
-		}},
+		"settings":                           {bytes: 600 * kB, reads: true, next: func(i int) []byte { return set(60, i) }},
+		"settings that are others each time": {bytes: 200 * kB, reads: true, next: func(i int) []byte { return set(3, i) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := start(t, settings{servers: 2, clientText: 8 << 20, userText: 32 << 20, rate: k.rate, bucket: k.bucket})
@@ -98,27 +98,20 @@ func TestWhatAClientMakesWeirKeepIsBounded(t *testing.T) {
 			}
 			if k.first != nil {
 				c.Send(k.first...)
-				time.Sleep(100 * time.Millisecond)
-				c.Send(k.then...)
-				time.Sleep(100 * time.Millisecond)
-			}
-			if k.reads {
-				go func() {
-					for {
-						m, err := c.Try()
-						if m.Type == 'E' {
-							t.Log(m)
-						}
-						if err != nil {
-							return
-						}
-					}
-				}()
 			}
 			before := heapInUse()
 			began := time.Now()
-			sent := flood(c, k.bytes, k.next)
-			time.Sleep(100 * time.Millisecond)
+			sent := 0
+			if k.reads {
+				for i := 0; sent < k.bytes; i++ {
+					wire := k.next(i)
+					c.SendBytes(wire)
+					c.UntilReady(1)
+					sent += len(wire)
+				}
+			} else {
+				sent = flood(c, k.bytes, k.next)
+			}
 			grown := heapInUse() - before
 			t.Logf("sent %d kB in %v, grown by %d kB", sent>>10, time.Since(began), grown>>10)
 			if grown > bound {
@@ -130,6 +123,41 @@ func TestWhatAClientMakesWeirKeepIsBounded(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A batch that prepares and closes more and more leaves no more of that on the server than a few thousand statements.
+func TestABatchThatPreparesWithoutEnd(t *testing.T) {
+	pgtest.Shared(t)
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 1})
+	c := w.client()
+	const many = 6000
+	go func() {
+		for i := range many {
+			sql := fmt.Sprintf("SELECT %d", i)
+			if i%200 == 199 {
+				sql = fmt.Sprintf("SELECT count(*) - %d + %d FROM pg_prepared_statements", i, i)
+			}
+			c.Send(parse("s", sql), bind("", "s"), execute("", 0), closing('S', "s"))
+		}
+		c.Send(synchronize)
+	}()
+	answer := c.UntilReady(1)
+	rows := pgtest.Rows(answer)
+	if len(rows) != many || len(answer) != 5*many+1 {
+		t.Fatalf("%d rows, %d messages", len(rows), len(answer))
+	}
+	most := 0
+	for i := 199; i < many; i += 200 {
+		n, err := strconv.Atoi(strings.Trim(rows[i], `[]"`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, n)
+	}
+	if most > 2100 {
+		t.Errorf("%d statements are prepared on the server", most)
 	}
 }
 

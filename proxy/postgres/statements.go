@@ -15,8 +15,12 @@ const (
 	// maxStatement is how long the text of a prepared statement may be for us to keep it, in bytes. A session with a longer
 	// one keeps its server connection instead.
 	maxStatement = 1 << 20
+	// longName is more than the name of a statement has that nobody wants to fill our memory with, in bytes.
+	longName = 128
 	// preparedPerServer is how many statements stay prepared on a server connection from one batch to the next.
 	preparedPerServer = 500
+	// mostPrepared is how many may be while a batch goes on.
+	mostPrepared = 4 * preparedPerServer
 )
 
 // statements are what a session has prepared: contents by its own names for them.
@@ -168,7 +172,7 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	c := st.content
 	if t == pgwire.Parse {
 		var over *proxy.Refusal
-		if c, over = k.toParse(m[used:pgwire.HeaderSize+len(have)], body-(used-pgwire.HeaderSize)); over != nil {
+		if c, over = k.toParse(name, m[used:pgwire.HeaderSize+len(have)], body-(used-pgwire.HeaderSize)); over != nil {
 			return k.refuseParse(r, i, body, over), passOn
 		}
 	}
@@ -179,9 +183,16 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 		k.hurry(r, i)
 		return 0, waitForAnswer
 	}
+	evicts := !k.unsynced
+	if !evicts && k.server.Prepared.Len() > mostPrepared && !k.doubtful && !k.answers.has(copyEnd) {
+		if evicts = k.answers.empty(); !evicts { // what was sent may need them
+			k.hurry(r, i)
+			return 0, waitForAnswer
+		}
+	}
 	k.hurried = false
 	k.reconsider()
-	if !k.unsynced {
+	if evicts {
 		k.evict(r, i)
 	}
 	k.unsynced = true
@@ -442,15 +453,15 @@ func (k *link) prepareNamed(r *rewriting, i int, c *content) (number uint64) {
 	return number
 }
 
-// toParse is the content that a Parse is about. text is its body behind the name, n bytes, the whole of it or not. nil: it has to be
+// toParse is the content that a Parse of name is about. text is its body behind the name, n bytes, the whole of it or not. nil: it has to be
 // collected as it passes; or it is refused, as the client, or those of its user, have too much prepared.
-func (k *link) toParse(text []byte, n int) (*content, *proxy.Refusal) {
+func (k *link) toParse(name, text []byte, n int) (*content, *proxy.Refusal) {
 	s, r := k.session, k.session.resource
 	private := k.doubtful || k.changed || k.words.found&(touchSet|touchLocal) != 0 || k.altering || k.temporary() // it means something else to others
 	switch {
 	case r.clientText > 0 && s.statements.bytes+n > r.clientText:
 		return nil, k.overText("statements.per_client", r.clientText)
-	case (len(text) < n || private) && r.userText > 0 && r.texts.heldBy(s.user)+n > r.userText: // of others it is seen when they are taken
+	case r.userText > 0 && (len(text) < n || private || len(name) > longName) && r.texts.heldBy(s.user)+n > r.userText: // others see it in take
 		return nil, k.overText("statements.per_user", r.userText)
 	case len(text) < n:
 		return nil, nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/weirproxy/weir/breaker"
 	"github.com/weirproxy/weir/pgwire"
+	"github.com/weirproxy/weir/proxy"
 )
 
 // rewriting puts together what goes to the server when a chunk cannot go as it came: text is taken from the chunk up to
@@ -122,6 +123,11 @@ func (k *link) finish() {
 		s.violated("type", fmt.Sprintf("invalid frontend message type %d", k.endingType))
 	case badLength:
 		s.violated("length", "invalid message length")
+	case tooMuch:
+		err := s.resource.gate.QueueRefusal(s.caller, proxy.ClientLimit, "outstanding", 0, 0, fmt.Sprint(k.answers.len()), fmt.Sprint(mostDoubtful))
+		e := said(err)
+		e.Message = "too much was asked without waiting for the answers"
+		s.fatal(e)
 	}
 }
 
@@ -243,6 +249,7 @@ const (
 	leaveNow              // it is Terminate
 	violation
 	badLength
+	tooMuch // was asked at once
 )
 
 // longestBody is how long messages of the types in neverLong may be (PostgreSQL's PQ_SMALL_MESSAGE_LIMIT). A server closes the
@@ -267,6 +274,9 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	}
 	if k.answers.settings() && k.undoes(m, body) || k.isFull(r, i) || k.awaitsReset(m[0]) {
 		return 0, waitForAnswer
+	}
+	if k.doubtful && k.answers.len() >= mostDoubtful {
+		return 0, tooMuch
 	}
 	if k.answers.empty() && !k.unsynced {
 		k.timeQuery()
