@@ -32,6 +32,7 @@ func (k *link) down(chunk []byte) {
 	s := k.session
 	r := rewriting{chunk: chunk, out: k.w.out[:0]}
 	i, lied := 0, error(nil)
+	k.sought = 0
 	for i < len(chunk) {
 		if k.downSkip > 0 {
 			n := min(k.downSkip, len(chunk)-i)
@@ -279,7 +280,7 @@ func (k *link) hearError(body []byte) {
 	}
 	k.skipping = n == len(pending)
 	for i := n - 1; i >= 0; i-- { // what was done last is undone first
-		k.notAnswered(&pending[i], i > 0)
+		k.notAnswered(&pending[i], pending[n:], i > 0)
 	}
 	unasked := k.skipping && !k.doubtful && k.answers.has(queried)
 	k.answers.cut(0, n)

@@ -84,6 +84,7 @@ type link struct {
 	used        []use             // prepared statements that were used since the connection was quiet
 	usedNames   []byte            // what they point into
 	failed      []failedStatement // what was sent behind them may still name them
+	sought      int               // how often all statements of the client were looked through for errors in the chunk
 	doubtful    bool              // what the server will answer is not certain: it stays with this client, and goes with it
 
 	stalling    stall           // what of the client is waited for
@@ -97,6 +98,7 @@ type link struct {
 	silent      bool            // it does not answer
 
 	held           bool           // the client's messages wait for an answer of the server: see mayGoOn
+	paused         bool           // and for the session's next turn: see isLong
 	settingsFailed *pgwire.Error  // the session's settings were refused
 	restore        bool           // the server has yet to be given back what holds for the session
 	told           []pool.Setting // what the client was told last of parameters, in this transaction
@@ -239,6 +241,9 @@ func (s *session) inform(news []pool.Setting) {
 
 // mayGoOn reports whether the client's messages, held for an answer, are worth another look.
 func (k *link) mayGoOn() bool {
+	if k.paused {
+		return false
+	}
 	if k.full && (k.answers.len() > mostOutstanding/2 || k.answers.bytes > mostOutstandingText/2) && !k.copyIn && !k.doubtful {
 		return false
 	}
@@ -277,7 +282,7 @@ func (k *link) taken(err error) bool {
 
 // quiet reports whether the server has answered everything and waits for the next message.
 func (k *link) quiet() bool {
-	return k.answers.empty() && !k.unsynced && !k.copyIn && k.upSkip == 0 && len(k.upOut) == 0 && k.downSkip == 0 && len(k.carry) == 0
+	return k.answers.empty() && !k.unsynced && !k.copyIn && !k.paused && k.upSkip == 0 && len(k.upOut) == 0 && k.downSkip == 0 && len(k.carry) == 0
 }
 
 // inFailed reports whether what the client says now belongs to a transaction block that has failed, as far as is known.

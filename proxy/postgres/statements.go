@@ -90,9 +90,13 @@ func (s *session) unsetAll() {
 	t.named, t.bytes = nil, 0
 }
 
+// mostSought is how often all that a client has prepared is looked through, in a chunk of the server's, for a name.
+const mostSought = 8
+
 // nameOf finds the client's name for what a server calls by that number, also where the client has closed it behind what is
-// being answered, or its Parse has failed.
-func (k *link) nameOf(number uint64) string {
+// being answered, or its Parse has failed. All that it has prepared, which may be very much, is looked through where anywhere is true, and a
+// few times in a chunk: servers name what was used lately.
+func (k *link) nameOf(number uint64, anywhere bool) string {
 	pending := k.answers.pending()
 	if len(pending) > 0 {
 		if use := pending[0].use; use > 0 && use <= len(k.used) && k.used[use-1].number == number {
@@ -109,7 +113,8 @@ func (k *link) nameOf(number uint64) string {
 			return string(u.name)
 		}
 	}
-	if t := k.session.statements; t != nil {
+	if t := k.session.statements; t != nil && anywhere && k.sought < mostSought {
+		k.sought++
 		for name, st := range t.named {
 			if st.content.number.Load() == number {
 				return name
@@ -697,10 +702,12 @@ func (k *link) hearStatement(t byte) error {
 }
 
 // notAnswered takes back what was noted of a message that the server has skipped, or refused.
-func (k *link) notAnswered(a *answer, skipped bool) {
+//
+// rest is what is to come behind those that were skipped: what stands between was noted before.
+func (k *link) notAnswered(a *answer, rest []answer, skipped bool) {
 	s := k.session
 	t := s.statements
-	k.unchangeUnnamed(a, skipped)
+	k.unchangeUnnamed(a, rest, skipped)
 	if a.content == nil || a.step() || a.ends() {
 		return
 	}

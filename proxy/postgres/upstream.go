@@ -46,7 +46,7 @@ func (r *rewriting) end(at int) []byte {
 func (k *link) up(chunk []byte) (rest []byte) {
 	s := k.session
 	r := rewriting{chunk: chunk, out: k.w.out[:0]}
-	i := 0
+	i, messages := 0, 0
 	for i < len(chunk) {
 		if k.upSkip > 0 {
 			n := min(k.upSkip, len(chunk)-i)
@@ -61,6 +61,10 @@ func (k *link) up(chunk []byte) (rest []byte) {
 		if k.admitNext && !k.readmit(chunk[i:]) {
 			rest = chunk[i:]
 			break
+		}
+		if messages++; messages%fewMessages == 0 && k.isLong(&r) {
+			k.pause(&r, i)
+			return nil
 		}
 		used, v := k.message(&r, i)
 		if v != passOn {
@@ -79,6 +83,18 @@ func (k *link) up(chunk []byte) (rest []byte) {
 		k.settle()
 	}
 	return rest
+}
+
+// isLong reports whether the messages of a chunk that were dealt with so far have taken long, or have become much.
+func (k *link) isLong(r *rewriting) bool { return len(r.out) > muchRewritten || k.w.loop.Late() }
+
+// pause leaves the messages of a chunk from i on to the session's next turn.
+func (k *link) pause(r *rewriting, i int) {
+	k.session.hold(r.chunk[i:])
+	k.paused, k.held = true, true
+	k.w.much = true
+	k.sendUp(r, i)
+	k.session.postpone()
 }
 
 // sendUp sends what has been put together of a chunk used up to i.
