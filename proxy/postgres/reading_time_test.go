@@ -48,7 +48,7 @@ func TestReadingATextIsLinear(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			few, many := readingTime(text(short)), readingTime(text(long))
 			t.Logf("%v, %v", few, many)
-			if many > 2*time.Millisecond && many > 40*few { // 16 times as long a text; were it quadratic, 256 times
+			if many > 2*time.Millisecond && many > 128*few { // 16 times as long a text, on a machine that may be busy; were it quadratic, 256 times
 				t.Errorf("%d bytes take %v to read, %d bytes %v", short, few, long, many)
 			}
 		})

@@ -33,8 +33,8 @@ func changesSchema(sql []byte, t touch) bool {
 		return true
 	case equalWord(first, "do"):
 		return hasWord(sql, "create", "alter", "drop", "into")
-	case t&touchCreate != 0 && t&touchTemp == 0 && (equalWord(first, "select") || equalWord(first, "with") || equalWord(first, "explain")):
-		return true // SELECT INTO, EXPLAIN ANALYZE CREATE TABLE AS
+	case t&touchCreate != 0 && t&touchTemp == 0 && makesTable(sql):
+		return true
 	}
 	end := bytes.IndexByte(sql, ';')
 	switch {
@@ -44,6 +44,19 @@ func changesSchema(sql []byte, t touch) bool {
 		return hasWord(sql[end:], "alter", "import")
 	}
 	return hasWord(sql[end:], "create", "alter", "drop", "import")
+}
+
+// makesTable reports whether a query makes a table of its result: by SELECT INTO, or as EXPLAIN ANALYZE CREATE TABLE AS.
+func makesTable(sql []byte) bool {
+	var before sqltext.Token
+	tokens := sqltext.NewReader(sql)
+	for t, ok := tokens.Next(); ok; t, ok = tokens.Next() {
+		if t.Is("create") || t.Is("into") && !before.Is("insert") && !before.Is("merge") {
+			return true
+		}
+		before = t
+	}
+	return false
 }
 
 // schemaTags are the first words of the tags of commands that change the schema.
