@@ -76,6 +76,9 @@ func (p *Prepared) Doubt() {
 	*p = Prepared{Unnamed: p.Unnamed, stale: stale}
 }
 
+// Len is how many statements the server connection has, those that have yet to be closed among them.
+func (p *Prepared) Len() int { return len(p.named) + len(p.stale) }
+
 // TakeStale returns names that are not used any more, for the caller to close them: some at a time, unless there are more than most.
 func (p *Prepared) TakeStale(most int) []string {
 	const some = 32

@@ -126,6 +126,44 @@ func TestTooMuchTextOfPreparedStatements(t *testing.T) {
 	}
 }
 
+// What sessions prepare without a name, for one time, is nobody's share; long texts that nobody shares are, as are names.
+func TestWhatCountsAsPrepared(t *testing.T) {
+	pgtest.Shared(t)
+	pgtest.NoLeaks(t)
+	filler := strings.Repeat("x", 10_000)
+	w := start(t, settings{servers: 2, userText: 200_000})
+	for i := range 50 {
+		if got := lastError(say(w.client(), parse("", fmt.Sprintf("SELECT %d /*%s*/", i, filler)), bind("", ""), execute("", 0), synchronize)); got != "" {
+			t.Fatalf("unnamed statement %d: %s", i, got)
+		}
+	}
+	for name, statement := range map[string]func(i int) frontend{
+		"long texts": func(i int) frontend {
+			return parse(fmt.Sprint(i), fmt.Sprintf("SELECT %d /*%s*/", i, strings.Repeat("x", 30_000)))
+		},
+		"long names": func(i int) frontend { return parse(fmt.Sprint(i, filler), "SELECT 1") },
+	} {
+		refused := 0
+		var clients []*pgtest.Client
+		for i := range 40 {
+			c := w.client()
+			clients = append(clients, c)
+			if lastError(say(c, statement(i), synchronize)) == "53400" {
+				refused++
+			}
+		}
+		if refused < 15 || refused > 35 {
+			t.Errorf("%s: %d of 40 were refused", name, refused)
+		}
+		for _, c := range clients {
+			c.Close()
+		}
+		w.eventually("nothing of it is left", func() bool {
+			return lastError(say(w.client(), parse("s", "SELECT /*"+filler+"*/ 2"), synchronize)) == ""
+		})
+	}
+}
+
 // say sends what ends with a Sync, and returns the answer.
 func say(c *pgtest.Client, messages ...frontend) []pgtest.Message {
 	c.Send(messages...)

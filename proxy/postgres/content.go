@@ -18,8 +18,10 @@ const (
 	mostShared = 64 << 20
 	// mostUnused is how much of that is kept although nobody has it prepared: functions come back with the same text.
 	mostUnused = 8 << 20
-	// mostRecent is how many texts each worker remembers, so that it need not lock to find them.
-	mostRecent = 1024
+	// mostRecent is how many texts each worker remembers, so that it need not lock to find them, and mostRecentText how much, in bytes:
+	// all that the workers remember counts as used.
+	mostRecent     = 1024
+	mostRecentText = 1 << 20
 )
 
 // content is what a Parse prepares, whatever the client calls it: a text, the types of its parameters, and the settings under
@@ -52,9 +54,10 @@ type content struct {
 	class       limiter.Fingerprint
 	speaks      bool // there is a comment for us ahead of it
 
-	user unique.Handle[string] // who was the first to prepare it; guarded likewise
-	refs int                   // by sessions and workers; guarded by the lock of its texts
-	idle *list.Element         // in the list of unused ones; guarded likewise
+	refs    int                   // by sessions and workers; guarded by the lock of its texts
+	holders int                   // of those, sessions' names for it; guarded likewise
+	user    unique.Handle[string] // whose client was the first of the holders; guarded likewise
+	idle    *list.Element         // in the list of unused ones; guarded likewise
 }
 
 // sql is the text alone, nil when it was not kept.
@@ -113,7 +116,7 @@ type texts struct {
 	known  map[string]*content           // by plan and text
 	unused list.List                     // of *content, without references, the oldest first
 	bytes  int                           // of all
-	held   map[unique.Handle[string]]int // of those with references, by the user who was the first to prepare them
+	held   map[unique.Handle[string]]int // of what sessions have prepared by a name, shared or not, by user
 	waste  int                           // of the unused ones
 }
 
@@ -145,6 +148,9 @@ func (t *texts) take(key []byte, user unique.Handle[string], most int, number fu
 	defer t.mu.Unlock()
 	old := t.known[string(key)]
 	if old != nil && fresh(old) {
+		if old.holders == 0 && most > 0 && t.held[user]+old.size() > most {
+			return nil, errUserText
+		}
 		t.retainLocked(old)
 		old.common.Store(true)
 		return old, nil
@@ -155,7 +161,7 @@ func (t *texts) take(key []byte, user unique.Handle[string], most int, number fu
 	whole := string(key)
 	plan := 4 + int(binary.BigEndian.Uint32(key))
 	c := newContent(number(), whole[4:plan], whole[plan:])
-	c.key, c.schema, c.made, c.user = whole, schema, now, user
+	c.key, c.schema, c.made = whole, schema, now
 	if old != nil {
 		c.common.Store(true)
 		t.supersedeLocked(old)
@@ -168,37 +174,73 @@ func (t *texts) take(key []byte, user unique.Handle[string], most int, number fu
 	}
 	if t.known == nil {
 		t.known = make(map[string]*content)
-		t.held = make(map[unique.Handle[string]]int)
 	}
 	t.known[whole] = c
 	t.bytes += c.size()
-	t.held[user] += c.size()
 	c.refs = 1
 	return c, nil
 }
 
-// unholdLocked is called when nobody has c prepared any more.
-func (t *texts) unholdLocked(c *content) {
-	if t.held[c.user] -= c.size(); t.held[c.user] == 0 {
-		delete(t.held, c.user)
-	}
-}
-
-// retain adds a reference.
-func (t *texts) retain(c *content) {
+// hold adds a reference by a name that a session of the user has given c. own is how many bytes that takes which nobody shares.
+func (t *texts) hold(c *content, user unique.Handle[string], own int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.chargeLocked(user, own)
 	if c.key == "" {
 		return
 	}
+	t.retainLocked(c)
+	if c.holders++; c.holders == 1 {
+		c.user = user
+		t.chargeLocked(user, c.size())
+	}
+}
+
+// unhold takes back what hold has added.
+func (t *texts) unhold(c *content, user unique.Handle[string], own int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.retainLocked(c)
+	t.unholdLocked(c, user, own)
+}
+
+func (t *texts) unholdLocked(c *content, user unique.Handle[string], own int) {
+	t.chargeLocked(user, -own)
+	if c.key == "" {
+		return
+	}
+	if c.holders--; c.holders == 0 {
+		t.chargeLocked(c.user, -c.size())
+	}
+	t.releaseLocked(c)
+}
+
+// charge notes that the sessions of the user hold n bytes more that nobody shares.
+func (t *texts) charge(user unique.Handle[string], n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.chargeLocked(user, n)
+}
+
+func (t *texts) chargeLocked(user unique.Handle[string], n int) {
+	if t.held == nil {
+		t.held = make(map[unique.Handle[string]]int)
+	}
+	if t.held[user] += n; t.held[user] == 0 {
+		delete(t.held, user)
+	}
+}
+
+// heldBy is how many bytes the sessions of the user hold.
+func (t *texts) heldBy(user unique.Handle[string]) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.held[user]
 }
 
 func (t *texts) retainLocked(c *content) {
 	if c.refs++; c.idle != nil {
 		t.unused.Remove(c.idle)
 		t.waste -= c.size()
-		t.held[c.user] += c.size()
 		c.idle = nil
 	}
 }
@@ -217,7 +259,6 @@ func (t *texts) releaseLocked(c *content) {
 	if c.refs--; c.refs > 0 {
 		return
 	}
-	t.unholdLocked(c)
 	if c.superseded {
 		t.bytes -= c.size()
 		return
@@ -294,18 +335,21 @@ func (s *session) takeContent(old *content, fresh func(*content) bool) (*content
 	}
 	if old != nil {
 		delete(w.recent, recentKey{r, old.key})
+		w.recentText -= old.size()
 		r.texts.release(old)
 	}
-	if len(w.recent) >= mostRecent {
+	if len(w.recent) >= mostRecent || w.recentText+c.size() > mostRecentText {
 		for k, old := range w.recent {
 			k.resource.texts.release(old)
 		}
 		clear(w.recent)
+		w.recentText = 0
 	}
 	if w.recent == nil {
 		w.recent = make(recent)
 	}
 	w.recent[recentKey{r, c.key}] = c
+	w.recentText += c.size()
 	return c, nil
 }
 

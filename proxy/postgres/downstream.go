@@ -109,6 +109,12 @@ func (k *link) down(chunk []byte) {
 		k.conclude()
 	case k.repeatFrom > 0 && k.answers.empty():
 		k.repeat()
+	case k.held && k.resetting:
+		if k.answers.empty() {
+			k.held, k.resetting = false, false
+			k.settle()
+			s.resume()
+		}
 	case k.held && k.mayGoOn():
 		k.held = false
 		s.resume()
@@ -227,6 +233,9 @@ func (k *link) hearReady(body []byte) error {
 	}
 	k.answers.dropCopyEnds(false)
 	k.words.forget = k.words.forget && k.answers.has(queried)
+	if k.answers.empty() {
+		k.server.AnsweredAll()
+	}
 	return nil
 }
 
@@ -258,6 +267,7 @@ func (k *link) hearError(body []byte) {
 		return
 	}
 	if k.answers.first().ends() {
+		k.doubtful = k.doubtful || k.answers.first().open // or it was the batch ahead that failed, and the server skips this
 		if k.repeatFrom > 0 {
 			k.endFailed()
 		}
@@ -287,6 +297,7 @@ func (k *link) hearError(body []byte) {
 // hearCopyIn notes that the server takes COPY data. What was sent behind the command has been, or will be, read as part of
 // that: Syncs before the end of the data are ignored by the server and not answered.
 func (k *link) hearCopyIn() {
+	k.server.MayNotRead()
 	pending := k.answers.pending()
 	k.copyParsed = len(pending) == 0 || pending[0].kind != queried
 	k.copyIn, k.spoiled = true, true
@@ -296,7 +307,10 @@ func (k *link) hearCopyIn() {
 	}
 	end := i
 	for end < len(pending) && k.copyIn && (pending[end].kind == synced || pending[end].kind == copyEnd) {
-		k.copyIn = pending[end].kind == synced
+		if k.copyIn = pending[end].kind == synced; !k.copyIn && pending[end].use > 0 {
+			pending[end].use-- // one of them ends it
+			break
+		}
 		end++
 	}
 	k.answers.cut(i, end-i)

@@ -4,14 +4,15 @@ package postgres
 type answer struct {
 	kind    answerKind
 	ours    bool     // asked by us: the client never hears of it
-	open    bool     // of copyEnd: messages of the extended protocol without a Sync are ahead of it
+	open    bool     // of copyEnd, and of queried in pool mode session: messages of the extended protocol without a Sync are ahead of it
 	taken   bool     // of parsed: the name was the client's already, so that it will be refused
 	name    string   // of parsed and closed: the client's name for the statement; of queried and executed: of the one that DEALLOCATE drops
 	content *content // of parsed and closed: what it is; of the others: what they are about
 	number  uint64   // of parsed: the server knows it by this one from then on; 0: by none; of closed: see statement.told; of the others: its number
 	at      int      // where in the record it begins, plus one, if it can be said again
 	untold  bool     // of described: the client has not been told before what it returns
-	use     int      // of steps: which of the uses it is, plus one
+	use     int      // of steps: which of the uses it is, plus one; of copyEnd: how many more like it there are
+	size    int      // of parsed and closed: how many bytes of names and text it may be the last to keep
 	change  uint32   // of parsed and closed: the change of the unnamed statement by it; 0: none
 	before  unnamed  // and how that was before
 }
@@ -46,6 +47,7 @@ type answers struct {
 	kinds  [executed + 1]int // how many there are of each kind
 	closes int               // how many close statements of the client's
 	parses int               // how many are Parses of statements that were kept
+	bytes  int               // how many bytes they keep
 	asked  int               // how many ReadyForQuery messages were, ever
 	heard  int               // and how many of them have come
 }
@@ -70,6 +72,7 @@ func (q *answers) push(a answer) {
 }
 
 func (q *answers) count(a *answer, n int) {
+	q.bytes += n * a.size
 	q.kinds[a.kind] += n
 	if a.closing() {
 		q.closes += n
@@ -83,11 +86,14 @@ func (q *answers) empty() bool { return q.head == len(q.list) }
 
 // endsWith reports whether what was asked last is of that kind.
 func (q *answers) endsWith(kind answerKind) bool {
-	return !q.empty() && q.list[len(q.list)-1].kind == kind
+	return !q.empty() && q.last().kind == kind
 }
 
 // first is the answer that comes next; the queue is not empty.
 func (q *answers) first() *answer { return &q.list[q.head] }
+
+// last is what was asked last; the queue is not empty.
+func (q *answers) last() *answer { return &q.list[len(q.list)-1] }
 
 func (q *answers) pop() answer {
 	a := q.list[q.head]
@@ -211,13 +217,20 @@ func (q *answers) dropCopyEnds(openToo bool) {
 }
 
 // mostOutstanding is how many answers may be to come before a client is not read from any more: then it is what it sends and does
-// not wait for that fills its own buffers, not ours. Drivers that pipeline have hundreds under way.
-const mostOutstanding = 4096
+// not wait for that fills its own buffers, not ours. Drivers that pipeline have hundreds under way. mostOutstandingText is how many bytes
+// of names and text they may keep.
+const (
+	mostOutstanding     = 4096
+	mostOutstandingText = 4 << 20
+)
+
+// mostDoubtful is how many may be to come where it is not certain which will. There is no use in waiting for them: the session ends.
+const mostDoubtful = 4 * mostOutstanding
 
 // isFull reports whether the message at i has to wait for answers to those before it. The server is asked for them, for it might keep
 // them to itself until the Sync.
 func (k *link) isFull(r *rewriting, i int) bool {
-	if k.answers.len() < mostOutstanding || k.copyIn || k.doubtful {
+	if k.answers.len() < mostOutstanding && k.answers.bytes < mostOutstandingText || k.copyIn || k.doubtful {
 		return false
 	}
 	k.full = true

@@ -14,6 +14,7 @@ type inquiry struct {
 	about    touch          // what is asked about; 0: nothing is
 	found    touch          // of that, what there is
 	settings []pool.Setting // parameters that were set
+	bytes    int            // that they need
 	failed   bool
 }
 
@@ -53,6 +54,9 @@ func (k *link) inquire(about touch) {
 	k.write(pgwire.AppendQuery(nil, pool.Ask(all)))
 }
 
+// mostSettings is how many bytes of parameters follow a session from one server connection to another. With more it keeps the one it has.
+const mostSettings = 64 << 10
+
 // hearRow takes note of a row of the answer, whose body may be cut short.
 func (k *link) hearRow(body []byte) {
 	if !k.answers.inquired() {
@@ -73,7 +77,10 @@ func (k *link) hearRow(body []byte) {
 	case label != touchLabels[0], name == "role" && value == "none", name == "session_authorization" && value == k.server.User():
 	case !isASCII(name) || !isASCII(value): // it would read differently in another client_encoding
 		k.inquiry.found |= touchSet
+	case k.inquiry.bytes+len(name)+len(value) > mostSettings:
+		k.inquiry.found |= touchSet
 	default:
+		k.inquiry.bytes += len(name) + len(value)
 		k.inquiry.settings = append(k.inquiry.settings, pool.Setting{Name: name, Value: value})
 	}
 }

@@ -70,27 +70,28 @@ type link struct {
 
 	// Towards the client.
 	answers     answers
-	carry       []byte   // the start of a message of the server
-	downSkip    int      // bytes of the current message that are still to be passed on
-	downDrop    bool     // or dropped
-	status      byte     // transaction status
-	copyIn      bool     // the server waits for COPY data
-	copyParsed  bool     // that COPY belongs to the extended protocol
-	withheld    []byte   // a message from before an error, which may not be passed on
-	fatal       bool     // the server said that it ends the connection
-	failure     string   // what the server failed with, for the breaker
-	changes     uint32   // the change that the unnamed statement is at
-	everChanged uint32   // how many changes there were
-	used        []use    // prepared statements that were used since the connection was quiet
-	usedNames   []byte   // what they point into
-	failed      []answer // statements that could not be parsed; what was sent behind them may still name them
-	sought      int      // how often all statements of the client were looked through for errors in the chunk
-	doubtful    bool     // what the server will answer is not certain: it stays with this client, and goes with it
+	carry       []byte            // the start of a message of the server
+	downSkip    int               // bytes of the current message that are still to be passed on
+	downDrop    bool              // or dropped
+	status      byte              // transaction status
+	copyIn      bool              // the server waits for COPY data
+	copyParsed  bool              // that COPY belongs to the extended protocol
+	withheld    []byte            // a message from before an error, which may not be passed on
+	fatal       bool              // the server said that it ends the connection
+	failure     string            // what the server failed with, for the breaker
+	changes     uint32            // the change that the unnamed statement is at
+	everChanged uint32            // how many changes there were
+	used        []use             // prepared statements that were used since the connection was quiet
+	usedNames   []byte            // what they point into
+	failed      []failedStatement // what was sent behind them may still name them
+	sought      int               // how often all statements of the client were looked through for errors in the chunk
+	doubtful    bool              // what the server will answer is not certain: it stays with this client, and goes with it
 
 	stalling    stall           // what of the client is waited for
 	stallTimer  eventloop.Timer // for how long it may be; before there is a server connection, see reclaiming
 	progress    int             // bytes that the client has sent or read, and stallProgress for each of its messages
 	stallFrom   int             // what that was when the time began
+	resetting   bool            // the client's next statement waits until what RESET may end is put back
 	full        bool            // too much was asked at once: the rest waits for answers
 	flushed     bool            // the server was asked by a Flush to answer all that it was sent
 	heardBefore int             // ReadyForQuery messages, when the server was told to cancel what runs
@@ -243,7 +244,7 @@ func (k *link) mayGoOn() bool {
 	if k.paused {
 		return false
 	}
-	if k.full && k.answers.len() > mostOutstanding/2 && !k.copyIn && !k.doubtful {
+	if k.full && (k.answers.len() > mostOutstanding/2 || k.answers.bytes > mostOutstandingText/2) && !k.copyIn && !k.doubtful {
 		return false
 	}
 	k.full = false
@@ -260,12 +261,18 @@ func (k *link) Ready(_ *eventloop.Loop, e eventloop.Events) {
 func (k *link) flush() bool { return k.taken(k.upOut.flush(&k.server.Conn)) }
 
 // write sends b to the server, now or as soon as it takes it.
-func (k *link) write(b []byte) { k.taken(k.upOut.write(&k.server.Conn, b)) }
+func (k *link) write(b []byte) {
+	k.server.Sent(len(b))
+	k.taken(k.upOut.write(&k.server.Conn, b))
+}
 
 // taken reports whether a write went well. Unless the server is only busy, its last words may still be there to be read, so
 // that the end is noticed by reading.
 func (k *link) taken(err error) bool {
-	if err != nil && !errors.Is(err, eventloop.ErrAgain) {
+	switch {
+	case errors.Is(err, eventloop.ErrAgain):
+		k.server.MayNotRead()
+	case err != nil:
 		k.upOut = k.upOut[:0]
 		k.failure = err.Error()
 		k.server.Conn.Note(eventloop.Readable | eventloop.Hangup)

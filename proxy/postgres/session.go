@@ -40,8 +40,9 @@ type worker struct {
 	out  []byte  // where a rewritten batch is put together
 	much bool    // the session whose turn it is has read much
 
-	recent recent // texts of statements
-	key    []byte // where the key of one is put together
+	recent     recent // texts of statements
+	recentText int    // how much that is, in bytes
+	key        []byte // where the key of one is put together
 }
 
 // session is a client that is logged in. All of it belongs to its loop's goroutine.
@@ -183,6 +184,8 @@ func (s *session) pumpUp() bool {
 		if s.link.ending != leaveNow && s.conn.Gone() {
 			s.leave()
 		}
+		return false
+	case s.link.admitNext && !s.flush(): // as one without a link: what it asks next may be refused, by us
 		return false
 	case !s.link.flush():
 		return false

@@ -15,15 +15,19 @@ const (
 	// maxStatement is how long the text of a prepared statement may be for us to keep it, in bytes. A session with a longer
 	// one keeps its server connection instead.
 	maxStatement = 1 << 20
+	// longName is more than the name of a statement has that nobody wants to fill our memory with, in bytes.
+	longName = 128
 	// preparedPerServer is how many statements stay prepared on a server connection from one batch to the next.
 	preparedPerServer = 500
+	// mostPrepared is how many may be while a batch goes on.
+	mostPrepared = 4 * preparedPerServer
 )
 
 // statements are what a session has prepared: contents by its own names for them.
 type statements struct {
 	named   map[string]statement
 	unnamed statement
-	bytes   int // that the named ones are taken to need
+	bytes   int // that the named ones are taken to need, with their names
 }
 
 // statement is one of a session's; without a content, none.
@@ -49,17 +53,25 @@ func (s *session) set(name string, c *content) {
 	if t.named == nil {
 		t.named = make(map[string]statement)
 	}
-	s.resource.texts.retain(c)
+	s.resource.texts.hold(c, s.user, ownSize(name, c))
 	t.named[name] = statement{content: c}
-	t.bytes += c.size()
+	t.bytes += len(name) + c.size()
+}
+
+// ownSize is how many bytes it takes to call c by a name that nobody else shares.
+func ownSize(name string, c *content) int {
+	if c.key == "" {
+		return len(name) + c.size()
+	}
+	return len(name)
 }
 
 func (s *session) unset(name string) {
 	if t := s.statements; t != nil && t.named[name].content != nil {
 		c := t.named[name].content
 		delete(t.named, name)
-		t.bytes -= c.size()
-		s.resource.texts.release(c)
+		t.bytes -= len(name) + c.size()
+		s.resource.texts.unhold(c, s.user, ownSize(name, c))
 	}
 }
 
@@ -72,10 +84,8 @@ func (s *session) unsetAll() {
 	texts := &s.resource.texts
 	texts.mu.Lock()
 	defer texts.mu.Unlock()
-	for _, st := range t.named {
-		if st.content.key != "" {
-			texts.releaseLocked(st.content)
-		}
+	for name, st := range t.named {
+		texts.unholdLocked(st.content, s.user, ownSize(name, st.content))
 	}
 	t.named, t.bytes = nil, 0
 }
@@ -111,9 +121,9 @@ func (k *link) nameOf(number uint64, anywhere bool) string {
 			}
 		}
 	}
-	for _, a := range k.failed {
-		if a.content.number.Load() == number {
-			return a.name
+	for _, f := range k.failed {
+		if f.number == number {
+			return f.name
 		}
 	}
 	return ""
@@ -167,7 +177,7 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 	c := st.content
 	if t == pgwire.Parse {
 		var over *proxy.Refusal
-		if c, over = k.toParse(m[used:pgwire.HeaderSize+len(have)], body-(used-pgwire.HeaderSize)); over != nil {
+		if c, over = k.toParse(name, m[used:pgwire.HeaderSize+len(have)], body-(used-pgwire.HeaderSize)); over != nil {
 			return k.refuseParse(r, i, body, over), passOn
 		}
 	}
@@ -178,9 +188,16 @@ func (k *link) statementMessage(r *rewriting, i, body int) (used int, v verdict)
 		k.hurry(r, i)
 		return 0, waitForAnswer
 	}
+	evicts := !k.unsynced
+	if !evicts && k.server.Prepared.Len() > mostPrepared && !k.doubtful && !k.answers.has(copyEnd) {
+		if evicts = k.answers.empty(); !evicts { // what was sent may need them
+			k.hurry(r, i)
+			return 0, waitForAnswer
+		}
+	}
 	k.hurried = false
 	k.reconsider()
-	if !k.unsynced {
+	if evicts {
 		k.evict(r, i)
 	}
 	k.unsynced = true
@@ -441,16 +458,19 @@ func (k *link) prepareNamed(r *rewriting, i int, c *content) (number uint64) {
 	return number
 }
 
-// toParse is the content that a Parse is about. text is its body behind the name, n bytes, the whole of it or not. nil: it has to be
+// toParse is the content that a Parse of name is about. text is its body behind the name, n bytes, the whole of it or not. nil: it has to be
 // collected as it passes; or it is refused, as the client, or those of its user, have too much prepared.
-func (k *link) toParse(text []byte, n int) (*content, *proxy.Refusal) {
-	s := k.session
-	switch r := s.resource; {
+func (k *link) toParse(name, text []byte, n int) (*content, *proxy.Refusal) {
+	s, r := k.session, k.session.resource
+	private := k.doubtful || k.changed || k.words.found&(touchSet|touchLocal) != 0 || k.altering || k.temporary() // it means something else to others
+	switch {
 	case r.clientText > 0 && s.statements.bytes+n > r.clientText:
 		return nil, k.overText("statements.per_client", r.clientText)
+	case r.userText > 0 && (len(text) < n || private || len(name) > longName) && r.texts.heldBy(s.user)+n > r.userText: // others see it in take
+		return nil, k.overText("statements.per_user", r.userText)
 	case len(text) < n:
 		return nil, nil
-	case k.doubtful, k.words.found&(touchSet|touchLocal) != 0, k.altering, k.temporary(): // it means something else to others
+	case private:
 		return s.private(string(text)), nil
 	}
 	c, err := s.contentOf(text)
@@ -526,7 +546,7 @@ func (k *link) parse(r *rewriting, i, used, body int, name string, c *content) i
 		prepared.Add(number)
 		k.rename(r, i, used, 0, body, len(name), number)
 	}
-	a := answer{kind: parsed, name: name, content: c, number: number}
+	a := answer{kind: parsed, name: name, content: c, number: number, size: len(name) + len(c.text)}
 	if name == "" {
 		after.statement = statement{content: c}
 	} else {
@@ -554,7 +574,7 @@ func (k *link) parseTaken(r *rewriting, i, used, body int, name string) int {
 	k.answers.push(answer{kind: closed, ours: true})
 	k.answers.push(answer{kind: parsed, ours: true})
 	k.rename(r, i, used, 0, body, len(name), takenStatement)
-	k.answers.push(answer{kind: parsed, name: name, taken: true})
+	k.answers.push(answer{kind: parsed, name: name, taken: true, size: len(name)})
 	k.upSkip = body - (used - pgwire.HeaderSize)
 	return used
 }
@@ -571,7 +591,7 @@ func (k *link) parseLong(r *rewriting, i, used, body int, name string) int {
 	k.forget = k.words.forget
 	k.text = k.text[:0]
 	k.keeping = c
-	a := answer{kind: parsed, name: name, content: c}
+	a := answer{kind: parsed, name: name, content: c, size: body}
 	if name == "" {
 		k.changeUnnamed(&a, statement{content: c}, c.number.Load())
 	} else {
@@ -603,6 +623,7 @@ func (k *link) statementKept() {
 	for _, named := range t.named {
 		if named.content == c {
 			t.bytes += len(c.text)
+			k.session.resource.texts.charge(k.session.user, len(c.text))
 		}
 	}
 	c.forgets = k.words.forget
@@ -617,7 +638,10 @@ func (k *link) statementKept() {
 // closeStatement deals with the Close of a statement at i. The server keeps a named one, for others: it closes one that there
 // is not, which succeeds as well.
 func (k *link) closeStatement(r *rewriting, i, body int, name string, st statement) {
-	a := answer{kind: closed, name: name, content: st.content, number: st.told}
+	a := answer{kind: closed, name: name, content: st.content, number: st.told, size: len(name)}
+	if st.content != nil {
+		a.size += len(st.content.text)
+	}
 	if name == "" {
 		k.changeUnnamed(&a, statement{}, 0)
 	} else {
@@ -647,6 +671,12 @@ func (k *link) evict(r *rewriting, i int) {
 		r.out = k.appendClose(r.out, id)
 		k.answers.push(answer{kind: closed, ours: true})
 	}
+}
+
+// failedStatement is one that could not be parsed: the client's name for it, and the number that it had.
+type failedStatement struct {
+	name   string
+	number uint64
 }
 
 // mostFailed is how many statements that could not be parsed are remembered, for the sake of errors that name them.
@@ -700,7 +730,7 @@ func (k *link) notAnswered(a *answer, rest []answer, skipped bool) {
 		if len(k.failed) == mostFailed {
 			k.failed = append(k.failed[:0], k.failed[mostFailed/2:]...)
 		}
-		k.failed = append(k.failed, *a)
+		k.failed = append(k.failed, failedStatement{a.name, a.content.number.Load()})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/weirproxy/weir/breaker"
 	"github.com/weirproxy/weir/pgwire"
+	"github.com/weirproxy/weir/proxy"
 )
 
 // rewriting puts together what goes to the server when a chunk cannot go as it came: text is taken from the chunk up to
@@ -138,6 +139,11 @@ func (k *link) finish() {
 		s.violated("type", fmt.Sprintf("invalid frontend message type %d", k.endingType))
 	case badLength:
 		s.violated("length", "invalid message length")
+	case tooMuch:
+		err := s.resource.gate.QueueRefusal(s.caller, proxy.ClientLimit, "outstanding", 0, 0, fmt.Sprint(k.answers.len()), fmt.Sprint(mostDoubtful))
+		e := said(err)
+		e.Message = "too much was asked without waiting for the answers"
+		s.fatal(e)
 	}
 }
 
@@ -259,6 +265,7 @@ const (
 	leaveNow              // it is Terminate
 	violation
 	badLength
+	tooMuch // was asked at once
 )
 
 // longestBody is how long messages of the types in neverLong may be (PostgreSQL's PQ_SMALL_MESSAGE_LIMIT). A server closes the
@@ -281,8 +288,11 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	if k.recording && len(m) < pgwire.HeaderSize+body && body <= maxHeld { // what may be said again ends with a whole message
 		return 0, waitForMore
 	}
-	if k.answers.settings() && k.undoes(m, body) || k.isFull(r, i) {
+	if k.answers.settings() && k.undoes(m, body) || k.isFull(r, i) || k.awaitsReset(m[0]) {
 		return 0, waitForAnswer
+	}
+	if k.doubtful && k.answers.len() >= mostDoubtful {
+		return 0, tooMuch
 	}
 	if k.answers.empty() && !k.unsynced {
 		k.timeQuery()
@@ -338,6 +348,17 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	return pgwire.HeaderSize, passOn
 }
 
+// awaitsReset reports whether a message of type t has to wait for the answers to what may be RESET: what was set at startup is put back
+// behind that, before the client's next statement.
+func (k *link) awaitsReset(t byte) bool {
+	switch t {
+	case pgwire.Query, pgwire.FunctionCall, pgwire.Parse, pgwire.Bind, pgwire.Describe, pgwire.Execute:
+		k.resetting = k.words.reset && !k.unsynced && !k.answers.empty() && k.bringsBack()
+		return k.resetting
+	}
+	return false
+}
+
 // undoes reports whether a message could end the failed transaction that the session's settings leave behind where they are refused: what
 // stands behind it would be executed without them.
 func (k *link) undoes(m []byte, body int) bool {
@@ -384,6 +405,7 @@ func (k *link) queryOf(a answer, t byte, body int) {
 	k.fresh = false
 	k.plainly.statements++
 	k.doubtful = k.doubtful || k.copyIn || k.unsynced && k.spoilsNext()
+	a.open = k.unsynced && k.session.resource.mode == Session
 	k.unsynced, k.executes = k.unsynced && k.doubtful, false
 	k.doubted = k.doubted || k.tampering
 	k.answers.push(a)
@@ -420,7 +442,11 @@ func (k *link) sync() {
 
 // endCopy notes the end of COPY data, which may be sent before the server has asked for any. Outside COPY it is ignored.
 func (k *link) endCopy() {
-	if !k.copyIn && (k.unsynced || !k.answers.empty()) {
+	switch {
+	case k.copyIn, !k.unsynced && k.answers.empty():
+	case k.answers.endsWith(copyEnd) && k.answers.last().open == k.unsynced: // they are not answered: nothing would bound how many there are
+		k.answers.last().use++
+	default:
 		k.answers.push(answer{kind: copyEnd, open: k.unsynced})
 	}
 	k.copyIn = false
