@@ -130,6 +130,11 @@ func (q *answers) cut(skip, n int) {
 			q.asked--
 		}
 	}
+	if skip == 0 { // there may be thousands behind them
+		clear(q.list[at : at+n])
+		q.head += n
+		return
+	}
 	kept := append(q.list[:at], q.list[at+n:]...)
 	clear(q.list[len(kept):])
 	q.list = kept
