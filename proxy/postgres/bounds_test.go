@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,6 +40,37 @@ func TestSessionsThatKeepAServerConnectionGiveItUpWhereOthersWait(t *testing.T) 
 		}
 	}
 	w.eventually("three are left", func() bool { return w.Stats().Resources[0].Pinned["listen"] == 3 })
+}
+
+// Sessions that keep a server connection and never rest for long do not keep others out.
+func TestBusySessionsThatKeepAServerConnectionGiveItUp(t *testing.T) {
+	pgtest.Shared(t)
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 2, pinned: 1, softPins: true, queue: limiter.Queue{Wait: 5 * time.Second}})
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	for range 2 {
+		c := w.client()
+		defer c.Close()
+		c.Query("LISTEN news")
+		busy.Go(func() {
+			for {
+				if _, err := c.Conn().Write(pgtest.Encode(query("SELECT 1"))); err != nil {
+					return
+				}
+				for m := (pgtest.Message{}); m.Type != 'Z'; {
+					var err error
+					if m, err = c.Try(); err != nil {
+						return
+					}
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+		})
+	}
+	if got := lastError(w.client().Query("SELECT 1")); got != "" {
+		t.Errorf("who waits is told %s", got)
+	}
 }
 
 // A client may have so much text prepared, and all those of one user together: what it prepares beyond is refused at its place, whatever else
@@ -158,9 +190,12 @@ func TestWhatCountsAsPrepared(t *testing.T) {
 		for _, c := range clients {
 			c.Close()
 		}
-		w.eventually("nothing of it is left", func() bool {
-			return lastError(say(w.client(), parse("s", "SELECT /*"+filler+"*/ 2"), synchronize)) == ""
-		})
+		w.eventually("nothing is held any more", func() bool { return w.Stats().Resources[0].Prepared["held"] == 0 })
+		c := w.client()
+		if got := lastError(say(c, parse("s", "SELECT /*"+filler+"*/ 2"), synchronize)); got != "" {
+			t.Errorf("%s: where there is room again: %s", name, got)
+		}
+		c.Close()
 	}
 }
 

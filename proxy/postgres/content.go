@@ -224,6 +224,17 @@ func (t *texts) chargeLocked(user unique.Handle[string], n int) {
 	}
 }
 
+// counts are the bytes that are held by sessions, and those that are shared.
+func (t *texts) counts() map[string]int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	held := 0
+	for _, n := range t.held {
+		held += n
+	}
+	return map[string]int64{"held": int64(held), "shared": int64(t.bytes)}
+}
+
 // heldBy is how many bytes the sessions of the user hold.
 func (t *texts) heldBy(user unique.Handle[string]) int {
 	t.mu.Lock()
