@@ -199,6 +199,40 @@ func TestWhatCountsAsPrepared(t *testing.T) {
 	}
 }
 
+// Where several users fill what all clients share, they are told, and nobody else.
+func TestWhoFillsWhatAllShareIsTold(t *testing.T) {
+	pgtest.Shared(t)
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 2, userText: 40 << 20, users: map[string]string{"app": "x", "second": "x", "third": "x"}})
+	filler := strings.Repeat("x", 15_000)
+	fill := func(user string) (refused string) {
+		c := w.client("user=" + user)
+		for i := range 100 {
+			var batch []frontend
+			for j := range 25 {
+				batch = append(batch, parse(fmt.Sprint("s", i, "_", j), fmt.Sprintf("SELECT '%s', %d /*%s*/", user, 25*i+j, filler)))
+			}
+			if code := lastError(say(c, append(batch, synchronize)...)); code != "" {
+				return code
+			}
+		}
+		return ""
+	}
+	first, second := fill("app"), fill("second")
+	if first != "" || second != "53400" {
+		t.Errorf("those who fill it are told %q and %q", first, second)
+	}
+	third := w.client("user=third")
+	for i := range 100 {
+		if got := lastError(say(third, parse(fmt.Sprint("s", i), fmt.Sprintf("SELECT %d", i)), synchronize)); got != "" {
+			t.Fatalf("another one is told %s", got)
+		}
+	}
+	if got := w.Stats().Resources[0].Pinned["large_statement"]; got != 0 {
+		t.Errorf("%d sessions keep their server connection", got)
+	}
+}
+
 // say sends what ends with a Sync, and returns the answer.
 func say(c *pgtest.Client, messages ...frontend) []pgtest.Message {
 	c.Send(messages...)
