@@ -4,6 +4,7 @@
 GOLANGCI  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null)
 FUZZ_TIME ?= 600
+TORTURE   ?= 1h
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +29,10 @@ fuzz: ## fuzz every target in turn, for FUZZ_TIME seconds (600) in all, and comp
 	scripts/fuzz $(FUZZ_TIME)
 	WEIR_TEST_SEED=random go test -count=5 -run 'Random|Cancel' ./proxy/postgres
 
+torture: ## an hour of clients that die, stall and flood against a server that is stopped and restarted (TORTURE=1h)
+	@scripts/setup test
+	WEIR_TORTURE=$(TORTURE) go test -race -count=1 -timeout 0 -run TestTorture -v ./proxy/postgres
+
 build: ## a static ./weir
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o weir ./cmd/weir
 
@@ -43,4 +48,4 @@ docs: ## write the reference pages anew from the code
 clean: ## remove what make built
 	rm -rf weir internal/drivers/node/node_modules
 
-.PHONY: help demo test bench bench-overload fuzz build fmt lint docs clean
+.PHONY: help demo test bench bench-overload fuzz torture build fmt lint docs clean

@@ -24,6 +24,8 @@ type snapshot struct {
 	proxy.Stats
 	fleet   FleetStats
 	version string
+
+	logDropped int64 // lines
 }
 
 type metricType string
@@ -160,6 +162,18 @@ var metrics = []metric{
 		}),
 	},
 	{
+		"weir_panics_total", "Panics, each of which has ended the session that it happened in.", counter, nil,
+		func(s snapshot, out series) {
+			out.number(float64(s.Panics))
+		},
+	},
+	{
+		"weir_log_lines_dropped_total", "Lines that were not logged because nobody read the log.", counter, nil,
+		func(s snapshot, out series) {
+			out.number(float64(s.logDropped))
+		},
+	},
+	{
 		"weir_rate_tokens_leased_total", "Rate tokens this weir leased from the fleet's bucket.", counter,
 		[]string{"resource"},
 		func(s snapshot, out series) {
@@ -207,6 +221,12 @@ var metrics = []metric{
 		},
 	},
 	{
+		"weir_descriptor_shortages_total", "Times that there was no file descriptor for a client or a server connection, or only those that are kept.", counter, nil,
+		func(s snapshot, out series) {
+			out.number(float64(s.Shortages))
+		},
+	},
+	{
 		"weir_build_info", "Always 1; the labels say what is running.", gauge,
 		[]string{"version", "goversion"},
 		func(s snapshot, out series) {
@@ -248,6 +268,9 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(out chan<- prometheus.Metric) {
 	s := snapshot{Stats: c.opts.Stats(), fleet: c.opts.Fleet(), version: c.opts.Version}
+	if c.opts.LogDropped != nil {
+		s.logDropped = c.opts.LogDropped()
+	}
 	for i, m := range metrics {
 		m.write(s, series{out: out, desc: c.descs[i], typ: m.typ})
 	}

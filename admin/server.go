@@ -31,6 +31,7 @@ type Options struct {
 	Fleet        func() FleetStats  // likewise
 	Refusals     *proxy.Refusals
 	Sessions     func(context.Context, proxy.SessionFilter) (found []proxy.Session, more bool, err error)
+	LogDropped   func() int64 // lines; nil: none are
 	Ready        func() error // nil, or why this weir cannot serve, joined reasons one per line
 	Log          *slog.Logger
 }

@@ -159,20 +159,22 @@ type Statements struct {
 
 // Timeouts bound how long things may take on one resource.
 type Timeouts struct {
-	Connect           time.Duration `yaml:"connect" eg:"5s"`                              // dialling and logging in to the server (5s)
-	Query             time.Duration `yaml:"query" weir:"zero=off" eg:"30s"`               // one statement, then it is cancelled (off)
-	IdleInTransaction time.Duration `yaml:"idle_in_transaction" weir:"zero=off" eg:"60s"` // a client that is silent inside a transaction, then it is disconnected and the transaction rolled back (1m)
-	ClientStall       time.Duration `yaml:"client_stall" weir:"zero=off" eg:"30s"`        // a client that stops in the middle of a message, a batch, or COPY, or does not read its result, then what it began is rolled back and others have its server connection; idle_in_transaction bounds that, too (30s)
-	ClientIdle        time.Duration `yaml:"client_idle" weir:"zero=off" eg:"1h"`          // a client that is silent outside a transaction, then it is disconnected (off)
-	ServerLifetime    time.Duration `yaml:"server_lifetime" weir:"zero=off" eg:"1h"`      // age at which an idle server connection is replaced, less up to 20 % jitter (1h)
-	ServerIdle        time.Duration `yaml:"server_idle" weir:"zero=off" eg:"10m"`         // rest after which a server connection is closed, less up to 20 % jitter (10m)
+	Connect           time.Duration `yaml:"connect" eg:"5s"`                                            // dialling and logging in to the server (5s)
+	TCPUserTimeout    time.Duration `yaml:"tcp_user_timeout" weir:"zero=as the system has it" eg:"15s"` // a server that confirms nothing of what it is sent, nor a question whether it is still there, then its connection is taken to be lost; keepalives and tcp_user_timeout in upstream win (15s)
+	Query             time.Duration `yaml:"query" weir:"zero=off" eg:"30s"`                             // one statement, then it is cancelled (off)
+	IdleInTransaction time.Duration `yaml:"idle_in_transaction" weir:"zero=off" eg:"60s"`               // a client that is silent inside a transaction, then it is disconnected and the transaction rolled back (1m)
+	ClientStall       time.Duration `yaml:"client_stall" weir:"zero=off" eg:"30s"`                      // a client that stops in the middle of a message, a batch, or COPY, or does not read its result, then what it began is rolled back and others have its server connection; idle_in_transaction bounds that, too (30s)
+	ClientIdle        time.Duration `yaml:"client_idle" weir:"zero=off" eg:"1h"`                        // a client that is silent outside a transaction, then it is disconnected (off)
+	ServerLifetime    time.Duration `yaml:"server_lifetime" weir:"zero=off" eg:"1h"`                    // age at which an idle server connection is replaced, less up to 20 % jitter (1h)
+	ServerIdle        time.Duration `yaml:"server_idle" weir:"zero=off" eg:"10m"`                       // rest after which a server connection is closed, less up to 20 % jitter (10m)
 }
 
 // Limits protect one process from too many clients.
 type Limits struct {
-	Clients         int           `yaml:"clients" eg:"50000"`       // connected clients (50000)
-	Unauthenticated int           `yaml:"unauthenticated" eg:"500"` // clients that have not logged in yet (500)
-	LoginTimeout    time.Duration `yaml:"login_timeout" eg:"10s"`   // from accept to the end of the login (10s)
+	Clients         int           `yaml:"clients" eg:"50000"`                                         // connected clients (50000)
+	Unauthenticated int           `yaml:"unauthenticated" eg:"500"`                                   // clients that have not logged in yet (500)
+	LoginTimeout    time.Duration `yaml:"login_timeout" eg:"10s"`                                     // from accept to the end of the login (10s)
+	TCPUserTimeout  time.Duration `yaml:"tcp_user_timeout" weir:"zero=as the system has it" eg:"30s"` // a client whose machine confirms nothing of what it is sent, nor a question whether it is still there, or that takes nothing of it, then it is disconnected (30s)
 }
 
 // Log says what is logged, and how. It goes to standard error.
@@ -219,7 +221,7 @@ func Default() *Config {
 		Admin:        Admin{Listen: "127.0.0.1:8432"},
 		TLS:          TLS{Mode: TLSDisable},
 		Auth:         Auth{Method: AuthSCRAM},
-		Limits:       Limits{Clients: 50000, Unauthenticated: 500, LoginTimeout: 10 * time.Second},
+		Limits:       Limits{Clients: 50000, Unauthenticated: 500, LoginTimeout: 10 * time.Second, TCPUserTimeout: 30 * time.Second},
 		Log:          Log{Level: "info", Format: "text"},
 		DrainTimeout: 30 * time.Second,
 	}
@@ -242,6 +244,7 @@ func DefaultResource() Resource {
 		Timeouts: Timeouts{
 			Connect:           shelf.Connect,
 			IdleInTransaction: time.Minute,
+			TCPUserTimeout:    15 * time.Second,
 			ClientStall:       30 * time.Second,
 			ServerLifetime:    shelf.ServerLifetime,
 			ServerIdle:        shelf.ServerIdle,

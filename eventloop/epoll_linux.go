@@ -17,7 +17,7 @@ const watched = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET
 type poller struct {
 	epfd, wakefd int
 	events       [256]unix.EpollEvent
-	n            int // events filled by the last wait
+	n, next      int // events filled by the last wait, and the one to be told next
 }
 
 func (p *poller) open() (err error) {
@@ -66,14 +66,14 @@ func (p *poller) wait(timeout time.Duration) {
 		if errno != 0 {
 			n = 0
 		}
-		p.n = int(n)
+		p.n, p.next = int(n), 0
 		return
 	}
 	n, err := unix.EpollWait(p.epfd, p.events[:], ms)
 	if err != nil { // EINTR: the caller's loop comes round again
 		n = 0
 	}
-	p.n = n
+	p.n, p.next = n, 0
 }
 
 func (p *poller) wake() {
@@ -84,8 +84,9 @@ func (p *poller) wake() {
 
 // dispatch tells the handlers of what the last wait found.
 func (p *poller) dispatch(l *Loop) {
-	for i := range p.n {
-		ev := &p.events[i]
+	for p.next < p.n {
+		ev := &p.events[p.next]
+		p.next++
 		if ev.Pad == 0 {
 			continue // the eventfd is edge-triggered: it need not be read
 		}
@@ -103,10 +104,15 @@ func (p *poller) dispatch(l *Loop) {
 		if ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 			e |= Hangup
 		}
+		l.busy = c.handler
 		c.handler.Ready(l, e)
 	}
-	p.n = 0
+	l.busy = nil
+	p.n, p.next = 0, 0
 }
+
+// found reports whether there is something that the handlers have not been told yet.
+func (p *poller) found() bool { return p.next < p.n }
 
 // addListener watches a listening socket that other loops watch as well: of those that wait, one is woken. It is told for
 // as long as someone waits to be accepted.

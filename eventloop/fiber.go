@@ -121,6 +121,9 @@ func (s *Stream) Run() {
 	s.wake()
 }
 
+// Fault closes the socket, when what is done on the fiber has panicked. The fiber is no more.
+func (s *Stream) Fault() { _ = s.Close() }
+
 func (s *Stream) wake() {
 	if s.waiting {
 		s.waiting = false

@@ -11,9 +11,9 @@ import (
 
 // poller is one kqueue (kqueue(2)); a user event interrupts its wait.
 type poller struct {
-	kq     int
-	events [256]unix.Kevent_t
-	n      int // events filled by the last wait
+	kq      int
+	events  [256]unix.Kevent_t
+	n, next int // events filled by the last wait, and the one to be told next
 }
 
 const wakeIdent = 0 // of the user event; descriptors have filters of their own, so that the numbers do not meet
@@ -66,7 +66,7 @@ func (p *poller) wait(timeout time.Duration) {
 	if err != nil { // EINTR: the caller's loop comes round again
 		n = 0
 	}
-	p.n = n
+	p.n, p.next = n, 0
 }
 
 func (p *poller) wake() {
@@ -77,8 +77,9 @@ func (p *poller) wake() {
 
 // dispatch tells the handlers of what the last wait found.
 func (p *poller) dispatch(l *Loop) {
-	for i := range p.n {
-		ev := &p.events[i]
+	for p.next < p.n {
+		ev := &p.events[p.next]
+		p.next++
 		if ev.Filter == unix.EVFILT_USER {
 			continue
 		}
@@ -93,10 +94,15 @@ func (p *poller) dispatch(l *Loop) {
 		if ev.Flags&unix.EV_EOF != 0 {
 			e |= Readable | Hangup
 		}
+		l.busy = c.handler
 		c.handler.Ready(l, e)
 	}
-	p.n = 0
+	l.busy = nil
+	p.n, p.next = 0, 0
 }
+
+// found reports whether there is something that the handlers have not been told yet.
+func (p *poller) found() bool { return p.next < p.n }
 
 // addListener watches a listening socket that other loops watch as well. All of them are woken.
 func (p *poller) addListener(fd int, _ uint32) error {

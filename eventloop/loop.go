@@ -2,6 +2,7 @@ package eventloop
 
 import (
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,8 @@ type Group struct {
 	table   table
 	next    atomic.Uint32
 	running sync.WaitGroup
+
+	panicked atomic.Pointer[func(any, []byte)]
 }
 
 // NewGroup makes n loops and starts them; Close stops them.
@@ -58,6 +61,14 @@ func NewGroup(n int) (*Group, error) {
 	}
 	return g, nil
 }
+
+// OnPanic has f called, on the loop, when a handler or a task has panicked, ahead of its owner, see [Owner]. Without it the panic is
+// forgotten.
+func (g *Group) OnPanic(f func(value any, stack []byte)) { g.panicked.Store(&f) }
+
+// Owner is a handler or a task that can be given up when it has panicked: what it belongs to is in no state to go on, and others are not
+// to suffer for it. Fault is called once, on the loop.
+type Owner interface{ Fault() }
 
 // Next returns the loops in turn.
 func (g *Group) Next() *Loop {
@@ -93,11 +104,13 @@ type Loop struct {
 	worked  int64    // when a socket was last ready, by now
 	yielded int64    // when the loop was last scheduled anew, by now
 	fibers  []*Fiber // without a job
+	busy    any      // the Handler or Task that is being called; nil: none
 
 	sleeping atomic.Bool // true while the loop is, or is about to be, blocked
 	mu       sync.Mutex  // guards posted
 	posted   []Task
 	tasks    []Task // the slice last taken from posted, kept for its capacity
+	task     int    // the one of them that is next
 }
 
 // Now is the loop's idea of the present: monotonic nanoseconds, taken when the loop last woke up.
@@ -127,11 +140,24 @@ func (l *Loop) Disarm(t *Timer) { l.timers.disarm(t) }
 
 func (l *Loop) run() {
 	for !l.stopped {
-		l.wait()
-		l.woke()
-		l.timers.skip(l.now)
-		if l.poller.n > 0 {
-			l.worked = l.now
+		l.work()
+	}
+	for _, f := range l.fibers {
+		f.stop()
+	}
+}
+
+// work serves until the loop is stopped, or a handler or task has panicked. What the others were to be told then is still to be told.
+func (l *Loop) work() {
+	defer l.survive()
+	for !l.stopped {
+		if !l.poller.found() && l.task == len(l.tasks) {
+			l.wait()
+			l.woke()
+			l.timers.skip(l.now)
+			if l.poller.n > 0 {
+				l.worked = l.now
+			}
 		}
 		l.poller.dispatch(l)
 		l.runPosted()
@@ -141,8 +167,31 @@ func (l *Loop) run() {
 			l.yielded = l.now
 		}
 	}
-	for _, f := range l.fibers {
-		f.stop()
+}
+
+// survive ends a panic with whom it has come from.
+func (l *Loop) survive() {
+	value := recover()
+	if value == nil {
+		return
+	}
+	culprit := l.busy
+	if t := l.timers.firing; t != nil {
+		culprit = t
+	}
+	l.busy, l.timers.firing = nil, nil
+	if f := l.group.panicked.Load(); f != nil {
+		(*f)(value, debug.Stack())
+	}
+	if o, ok := culprit.(Owner); ok {
+		defer func() {
+			if again := recover(); again != nil {
+				if f := l.group.panicked.Load(); f != nil {
+					(*f)(again, debug.Stack())
+				}
+			}
+		}()
+		o.Fault()
 	}
 }
 
@@ -185,13 +234,20 @@ func (l *Loop) hasPosted() bool {
 // runPosted runs what was posted before it was called; what these tasks post runs on the next round, after the sockets
 // that became ready meanwhile.
 func (l *Loop) runPosted() {
-	l.mu.Lock()
-	l.tasks, l.posted = l.posted, l.tasks[:0]
-	l.mu.Unlock()
-	for i, t := range l.tasks {
-		l.tasks[i] = nil
+	if l.task == len(l.tasks) {
+		l.mu.Lock()
+		l.tasks, l.posted = l.posted, l.tasks[:0]
+		l.mu.Unlock()
+		l.task = 0
+	}
+	for l.task < len(l.tasks) {
+		t := l.tasks[l.task]
+		l.tasks[l.task] = nil
+		l.task++
+		l.busy = t
 		t.Run()
 	}
+	l.busy = nil
 }
 
 var epoch = time.Now()

@@ -28,6 +28,7 @@ type wheel struct {
 	fine, coarse   [slots]Timer // heads of rings
 	nFine, nCoarse int
 	done           int64 // ticks before this one have fired
+	firing         Task  // the one that is being called; nil: none
 }
 
 func (w *wheel) start(now int64) {
@@ -103,8 +104,10 @@ func (w *wheel) advance(now int64) {
 		for t := head.next; t != head; t = head.next {
 			unlink(t)
 			w.nFine--
+			w.firing = t.task
 			t.task.Run()
 		}
+		w.firing = nil
 		w.done++
 		if w.done%slots == 0 {
 			w.bringDown()

@@ -28,6 +28,9 @@ type Dialed struct {
 	addr     string            // as it was dialled
 }
 
+// Address is where the server is, as it was dialled.
+func (d *Dialed) Address() string { return d.addr }
+
 // Close says goodbye and waits, for a while, until the server has closed its end, too.
 func (d *Dialed) Close() {
 	conn := d.hijacked.Conn
@@ -119,7 +122,7 @@ func dial(ctx context.Context, c *pgconn.Config, only string) (*Dialed, error) {
 
 func newServer(p *Pool, d *Dialed) *Server {
 	reported := d.hijacked.ParameterStatuses
-	return &Server{pool: p, hijacked: d.hijacked, params: maps.Clone(reported), base: maps.Clone(reported)}
+	return &Server{pool: p, address: d.addr, hijacked: d.hijacked, params: maps.Clone(reported), base: maps.Clone(reported)}
 }
 
 func takeOver(h *pgconn.HijackedConn, wrapped *eventloop.Secure) *Dialed {

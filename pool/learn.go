@@ -51,7 +51,7 @@ func newAsking() asking {
 func anythingGoes(s *Settings) bool {
 	for i, name := range s.names {
 		switch {
-		case name == "application_name", strings.Contains(name, "."):
+		case name == "application_name", ownName.MatchString(name):
 		case name == "search_path" && plainPath.MatchString(s.values[i]):
 		case (strings.HasSuffix(name, "_timeout") || name == "work_mem") && plainAmount.MatchString(s.values[i]):
 		default:
@@ -60,6 +60,9 @@ func anythingGoes(s *Settings) bool {
 	}
 	return true
 }
+
+// ownName is the name of a setting that an application has made up, as a server takes it, in lower case.
+var ownName = regexp.MustCompile(`^[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)+$`)
 
 // plainPath is a list of identifiers, as nobody gets wrong.
 var plainPath = regexp.MustCompile(`^ *([a-z_][a-z0-9_$]*|"[^"]+")( *, *([a-z_][a-z0-9_$]*|"[^"]+"))* *$`)

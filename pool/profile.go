@@ -171,13 +171,13 @@ func (s *Server) Adopted(p *Profile) {
 
 // intern finds the one Profile of equal ones.
 type intern struct {
-	mu    sync.Mutex
-	known map[string]*Profile
-	bytes int // of their keys
+	mu           sync.Mutex
+	known, older map[string]*Profile // what is looked up is among the known from then on
+	bytes        int                 // of the keys of the known
 }
 
 // internMost bounds how many different profiles are remembered, internMostBytes how many bytes of keys, of which each profile needs a few
-// times as many. Beyond, it begins anew.
+// times as many: twice as many. Beyond, those go that were not looked up for longest.
 const (
 	internMost      = 1024
 	internMostBytes = 2 << 20
@@ -186,7 +186,19 @@ const (
 func (n *intern) find(key string) *Profile {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.known[key]
+	return n.findLocked(key)
+}
+
+func (n *intern) findLocked(key string) *Profile {
+	if p := n.known[key]; p != nil {
+		return p
+	}
+	p := n.older[key]
+	if p != nil {
+		delete(n.older, key)
+		n.rememberLocked(key, p)
+	}
+	return p
 }
 
 // one is the profile that is equal to p and was remembered first.
@@ -196,18 +208,19 @@ func (n *intern) one(p *Profile) *Profile { return n.add(p.key(), p) }
 func (n *intern) add(key string, p *Profile) *Profile {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if first := n.known[key]; first != nil {
+	if first := n.findLocked(key); first != nil {
 		return first
 	}
-	if len(n.known) >= internMost || n.bytes+len(key) > internMostBytes {
-		n.forgetLocked() // rare and harmless: profiles that are in use stay valid, only equality may be missed
-	}
-	if n.known == nil {
-		n.known = make(map[string]*Profile)
+	n.rememberLocked(key, p)
+	return p
+}
+
+func (n *intern) rememberLocked(key string, p *Profile) {
+	if n.known == nil || len(n.known) >= internMost || n.bytes+len(key) > internMostBytes {
+		n.older, n.known, n.bytes = n.known, make(map[string]*Profile), 0 // harmless: profiles that are in use stay valid, only equality may be missed
 	}
 	n.known[key] = p
 	n.bytes += len(key)
-	return p
 }
 
 func (n *intern) drop(key string) {
@@ -217,6 +230,7 @@ func (n *intern) drop(key string) {
 		n.bytes -= len(key)
 		delete(n.known, key)
 	}
+	delete(n.older, key)
 }
 
 func (n *intern) forget() {
@@ -227,6 +241,7 @@ func (n *intern) forget() {
 
 func (n *intern) forgetLocked() {
 	clear(n.known)
+	clear(n.older)
 	n.bytes = 0
 }
 
@@ -234,7 +249,9 @@ func (n *intern) forgetLocked() {
 func (n *intern) inform(told []Setting) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for key, p := range n.known {
-		n.known[key] = p.with(told)
+	for _, m := range []map[string]*Profile{n.known, n.older} {
+		for key, p := range m {
+			m[key] = p.with(told)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -28,7 +29,9 @@ type Leftover struct {
 	Dirty    bool // session state was changed: DISCARD ALL
 	Cancel   bool // what runs is not wanted any more
 	Broken   bool // a message was left unfinished: nothing can be said any more
-	Look     bool // nothing is to be cleaned: the server is to report what has changed
+	Look     bool // nothing is to be cleaned: the server is to report what has changed, or that it answers
+
+	Within time.Duration // how long all of it may take; 0: resetTime
 
 	Skip  int    // bytes of the server's current message that are still to come
 	Carry []byte // what has come behind that; copied
@@ -153,9 +156,12 @@ func (r *resetting) Ready(_ *eventloop.Loop, e eventloop.Events) {
 	r.read()
 }
 
+// Fault gives the server up.
+func (r *resetting) Fault() { r.fail() }
+
 // Run is called when some time has passed.
 func (r *resetting) Run() {
-	if r.waited += cancelAgain; r.waited >= resetTime {
+	if r.waited += cancelAgain; r.waited >= cmp.Or(r.left.Within, resetTime) {
 		r.fail()
 		return
 	}
@@ -219,6 +225,9 @@ func (r *resetting) fail() {
 		return
 	}
 	r.finish()
+	if r.left.Within == 0 { // else it is one of those that are tested
+		r.s.pool.Suspect(r.s.address)
+	}
 	r.s.Retire(r.l)
 	r.left.then()
 }

@@ -62,6 +62,9 @@ func (r *retiring) Ready(_ *eventloop.Loop, e eventloop.Events) {
 	r.read()
 }
 
+// Fault closes the connection at once.
+func (r *retiring) Fault() { r.finish() }
+
 // Run is called when the server has taken too long.
 func (r *retiring) Run() {
 	if r.waited == 0 {

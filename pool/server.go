@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,7 @@ type Server struct {
 	Buffers  bool      // temporary tables were used on it: temp_buffers cannot be set any more
 	Cancels  int       // cancel requests under way; the borrower's loop counts them, and the server must not go on before 0
 
+	address  string            // as it was dialled
 	lost     bool              // it broke while it was lent
 	unsafe   bool              // it must not serve anyone else: a cancel request may arrive at any time, or it is not what is wanted
 	suits    *Profile          // who may run on it as it is; nil: that is not known
@@ -40,6 +42,7 @@ type Server struct {
 	cleaning *resetting                        // at work after Reset
 	closing  *retiring                         // at work after Retire
 	timer    eventloop.Timer
+	unread   unread
 	carry    []byte // the start of a message of an idle or retiring server
 }
 
@@ -78,6 +81,17 @@ func (s *Server) Ready(l *eventloop.Loop, e eventloop.Events) {
 	s.listenIdle(l)
 }
 
+// Fault gives s up: with its borrower, if that can be, or else by itself.
+func (s *Server) Fault() {
+	if h := s.lent.Load(); h != nil {
+		if o, ok := (*h).(eventloop.Owner); ok {
+			o.Fault()
+			return
+		}
+	}
+	s.Retire(s.Conn.Loop())
+}
+
 // listenIdle reads what a server says while nobody has asked it anything: parameter changes and notices are taken note
 // of, notifications dropped; a FATAL, the end of the stream or anything that only answers a question ends the connection.
 func (s *Server) listenIdle(l *eventloop.Loop) {
@@ -88,6 +102,9 @@ func (s *Server) listenIdle(l *eventloop.Loop) {
 			break
 		}
 		if err != nil || !s.hearIdle(l.Scratch[:n+m]) {
+			if err != nil && !errors.Is(err, io.EOF) { // an orderly end, or last words, come from a machine that is there
+				s.pool.Suspect(s.address)
+			}
 			s.Retire(l)
 			return
 		}
@@ -122,8 +139,12 @@ func (s *Server) hearIdle(b []byte) bool {
 	return true
 }
 
-// Lost says that the connection broke while it was lent, or does not answer: once it is closed, another is dialled in its place.
-func (s *Server) Lost() { s.lost = true }
+// Lost says that the connection broke while it was lent, or does not answer: once it is closed, another is dialled in its place. Others to
+// the same address are tested before they are lent.
+func (s *Server) Lost() {
+	s.lost = true
+	s.pool.Suspect(s.address)
+}
 
 // User is whom the server connection is logged in as.
 func (s *Server) User() string { return s.hijacked.Config.User }

@@ -31,6 +31,8 @@ type Pool struct {
 	dialing  int
 	backoff  time.Duration // before the next dial; 0 after a success
 	retrying bool          // a timer is going to try again
+
+	suspected map[string]time.Time // addresses whose connections were tested, and when
 }
 
 // NewPool adds a pool to the budget. dialed, which may be nil, is told the outcome of every dial.
@@ -123,6 +125,7 @@ func (p *Pool) Abandon(w *Waiter) bool {
 // Release takes s back: to the borrower who waits longest, or to the shelf. The caller has s on its own loop, idle, outside
 // any transaction, with nothing left to read.
 func (p *Pool) Release(s *Server) {
+	s.AnsweredAll()
 	s.lent.Store(nil)
 	if s.missed.Load() && s.missed.Swap(false) {
 		s.Conn.Note(eventloop.Readable)

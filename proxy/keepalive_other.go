@@ -2,6 +2,12 @@
 
 package proxy
 
-import "golang.org/x/sys/unix"
+import (
+	"time"
 
-func keepAlive(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1) }
+	"golang.org/x/sys/unix"
+)
+
+func keepAlive(fd int, _ time.Duration) error {
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+}

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -48,10 +50,14 @@ func TestAcceptedConnectionsInheritTheirOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	for name, option := range map[string][2]int{
+	options := map[string][2]int{
 		"SO_KEEPALIVE": {unix.SOL_SOCKET, unix.SO_KEEPALIVE},
 		"TCP_NODELAY":  {unix.IPPROTO_TCP, unix.TCP_NODELAY},
-	} {
+	}
+	if runtime.GOOS == "linux" {
+		options["TCP_USER_TIMEOUT"] = [2]int{unix.IPPROTO_TCP, 18} // linux/tcp.h
+	}
+	for name, option := range options {
 		var on int
 		pgtest.Control(t, conn, func(fd int) (err error) {
 			on, err = unix.GetsockoptInt(fd, option[0], option[1])
@@ -65,7 +71,7 @@ func TestAcceptedConnectionsInheritTheirOptions(t *testing.T) {
 
 func listen(t *testing.T) net.Listener {
 	t.Helper()
-	l, err := proxy.Listen(t.Context(), "127.0.0.1:0")
+	l, err := proxy.Listen(t.Context(), "127.0.0.1:0", 30*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,8 @@ type Stats struct {
 	LoginTime Histogram        // seconds from accept to ReadyForQuery, of the logins that succeeded
 	Refused   map[string]int64 // connections turned away before a resource was known, by reason
 	Protocol  map[string]int64 // malformed input by kind: startup, length, type, stuffing, tls, http, timeout
+	Panics    int64            // each has ended the session that it happened in
+	Shortages int64            // of file descriptors
 	Resources []ResourceStats
 }
 

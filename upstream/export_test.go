@@ -12,3 +12,6 @@ func Ways(u *Upstream) (all [][]*pgconn.FallbackConfig) {
 
 // Settings is what a connection string has.
 var Settings = settings
+
+// SetLookup has names be resolved by lookup.
+func (u *Upstream) SetLookup(lookup pgconn.LookupFunc) { u.cfg.LookupFunc = lookup }

@@ -39,11 +39,13 @@ func (m *Mistake) Error() string {
 	return m.What + "; expected " + m.Expected
 }
 
-// Upstream is a database as a connection string names it. It never changes.
+// Upstream is a database as a connection string names it. It never changes, but for which address has answered last.
 type Upstream struct {
 	cfg      *pgconn.Config
 	hosts    []Host
 	random   bool // the order of hosts
+	sockets  socketOptions
+	last     *answered // shared by copies
 	trust    trust
 	written  map[string]string
 	warnings []string
@@ -80,9 +82,9 @@ func Parse(text string) (*Upstream, error) {
 	if err := r.secure(); err != nil {
 		return nil, err
 	}
-	r.dialer()
+	r.sockets.dialer(r.cfg)
 	r.warnOfUnknown()
-	return &Upstream{cfg: r.cfg, hosts: r.hosts, random: r.random, trust: r.trust, written: r.written, warnings: r.warnings, files: r.secretFiles()}, nil
+	return &Upstream{cfg: r.cfg, hosts: r.hosts, random: r.random, sockets: r.sockets, last: new(answered), trust: r.trust, written: r.written, warnings: r.warnings, files: r.secretFiles()}, nil
 }
 
 // Config is for one dial, and the caller's to change; it is only to be used with pgconn.ConnectConfig.
@@ -113,7 +115,7 @@ func setWays(c *pgconn.Config, hosts []Host) {
 
 // Connect logs in, as weir does for each server connection.
 func (u *Upstream) Connect(ctx context.Context) (*pgconn.PgConn, error) {
-	conn, err := pgconn.ConnectConfig(ctx, u.Config())
+	conn, err := pgconn.ConnectConfig(ctx, u.ConfigFor(ctx))
 	return conn, u.Explain(err)
 }
 

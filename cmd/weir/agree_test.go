@@ -185,7 +185,7 @@ func tryServe(t *testing.T) error {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	w, err := startWeir(ctx, cfg, 2, slog.New(slog.DiscardHandler))
+	w, err := startWeir(ctx, cfg, 2, slog.New(slog.DiscardHandler), nil)
 	if err == nil {
 		w.close()
 	}

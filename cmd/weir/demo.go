@@ -143,7 +143,7 @@ func startDemoWeir(ctx context.Context, dir, upstream string, processors int) (*
 	if err != nil {
 		return nil, err
 	}
-	w, err := startWeir(ctx, cfg, processors, slog.New(slog.DiscardHandler))
+	w, err := startWeir(ctx, cfg, processors, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return nil, err
 	}

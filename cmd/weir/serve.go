@@ -51,7 +51,9 @@ func (c serveCmd) Run(ctx context.Context, term terminal) error {
 		return err
 	}
 	level := new(slog.LevelVar)
-	log := newLogger(term.err, cfg.Log.Format, level)
+	out := newLogWriter(term.err)
+	defer out.Close()
+	log := newLogger(out, cfg.Log.Format, level)
 	setLevel(level, cfg.Log.Level)
 	for _, w := range warnings {
 		log.Warn("configuration: " + w.String())
@@ -63,7 +65,7 @@ func (c serveCmd) Run(ctx context.Context, term terminal) error {
 
 	processors, undo := tuneRuntime()
 	defer undo()
-	w, err := startWeir(ctx, cfg, processors, log)
+	w, err := startWeir(ctx, cfg, processors, log, out.dropped.Load)
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,7 @@ type gate struct {
 
 // startWeir opens what cfg names and serves until shutdown or close. A database or a Redis that does not answer is no
 // reason not to start: functions are told, and /readyz says so.
-func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slog.Logger) (_ *weir, err error) {
+func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slog.Logger, dropped func() int64) (_ *weir, err error) {
 	w := &weir{log: log, mock: newMockKey(), gates: map[string]*gate{}, refusals: proxy.NewRefusals(), failed: make(chan error, 2)}
 	defer func() {
 		if err != nil {
@@ -96,12 +96,13 @@ func startWeir(ctx context.Context, cfg *config.Config, processors int, log *slo
 		Sessions:     w.server.Sessions,
 		Refusals:     w.refusals,
 		Ready:        w.server.Ready,
+		LogDropped:   dropped,
 		Log:          log,
 	})
 	if w.admins, err = net.Listen("tcp", cfg.Admin.Listen); err != nil {
 		return nil, fmt.Errorf("admin.listen: %w", err)
 	}
-	if w.clients, err = proxy.Listen(ctx, cfg.Listen); err != nil {
+	if w.clients, err = proxy.Listen(ctx, cfg.Listen, cfg.Limits.TCPUserTimeout); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	w.running.Go(w.serveAdmin)
@@ -257,6 +258,7 @@ func (w *weir) options(cfg *config.Config) (postgres.Options, error) {
 			Timeouts: postgres.Timeouts{
 				Query:             r.Timeouts.Query,
 				IdleInTransaction: r.Timeouts.IdleInTransaction,
+				TCPUserTimeout:    r.Timeouts.TCPUserTimeout,
 				ClientStall:       r.Timeouts.ClientStall,
 				ClientIdle:        r.Timeouts.ClientIdle,
 			},

@@ -171,6 +171,10 @@ type waitedOut session
 
 func (t *waitedOut) Run() {
 	s := (*session)(t)
+	if refused := s.resource.notLetIn(); refused != nil && s.link.waits == forConnection {
+		s.refuseWaiting(s.asRefusal(refused, s.link.waited()))
+		return
+	}
 	s.refuseWaiting(s.resource.gate.TimedOut(&s.link.ticket, s.w.loop.Now()))
 }
 

@@ -198,7 +198,7 @@ func TestTheBreakerOpensAndClosesAgain(t *testing.T) {
 // The first client of all, who cannot be told anything about a server that nobody has ever reached.
 func TestLoginWhileTheDatabaseIsDown(t *testing.T) {
 	pgtest.NoLeaks(t)
-	nobody, err := proxy.Listen(t.Context(), "127.0.0.1:0")
+	nobody, err := proxy.Listen(t.Context(), "127.0.0.1:0", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func TestErrorsOfClientsDoNotOpenTheBreaker(t *testing.T) {
 		gone := w.client()
 		gone.Send(&pgproto3.Query{String: "SELECT pg_sleep(30)"})
 		gone.Abort()
-		_, err := pgconn.Connect(t.Context(), w.dsn("search_path='a,,b'"))
+		_, err := pgconn.Connect(t.Context(), w.dsn("timezone=Nowhere/AtAll"))
 		if err == nil || errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a wrong parameter: %v", err)
 		}
@@ -371,5 +371,37 @@ func TestSeveralCallersThatLoseTheirConnectionsOpenTheBreaker(t *testing.T) {
 		c.SendBytes(wire[19000:])
 		c.UntilClosed()
 	}
+	w.eventually("the breaker is open", func() bool { return w.state() == 2 })
+}
+
+// Where there is one caller, what it loses says nothing until a connect fails: then all of it counts.
+func TestOneCallerThatLosesItsConnectionsOpensTheBreakerWhenConnectingFails(t *testing.T) {
+	pgtest.NoLeaks(t)
+	const sessions = 8
+	long := "SELECT '" + strings.Repeat("x", 20000) + "'"
+	fake := pgtest.ServeEach(t, func(n int) pgtest.Script {
+		if n < sessions {
+			return pgtest.Script{pgtest.AcceptStartup(), pgtest.ExpectQuery(long), pgtest.HangUp()}
+		}
+		return pgtest.Script{pgtest.ExpectStartup(), pgtest.HangUp()}
+	})
+	w := start(t, settings{
+		upstream: fake.DSN(), servers: sessions, queue: limiter.Queue{Wait: 100 * time.Millisecond},
+		breaker: breaker.New(database, breaker.Config{Failures: sessions + 1}, nil),
+	})
+	wire := pgtest.Encode(query(long))
+	var all []*pgtest.Client
+	for i := range sessions {
+		c := w.client()
+		c.SendBytes(wire[:19000]) // takes a server connection
+		w.eventually("it is lent", func() bool { return w.servers("used") == int64(i+1) })
+		all = append(all, c)
+	}
+	late := w.client()
+	for _, c := range all {
+		c.SendBytes(wire[19000:])
+		c.UntilClosed()
+	}
+	late.Send(query("SELECT 1")) // needs a connection that nobody gets
 	w.eventually("the breaker is open", func() bool { return w.state() == 2 })
 }

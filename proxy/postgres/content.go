@@ -121,8 +121,14 @@ type texts struct {
 	waste  int                           // of the unused ones
 }
 
+// contentSize is what a content is taken to need beyond its plan and its text, in bytes.
+const contentSize = 256
+
 // size is what a content is taken to need, in bytes.
-func (c *content) size() int { return len(c.plan) + len(c.text) + 256 }
+func (c *content) size() int { return len(c.plan) + len(c.text) + contentSize }
+
+// sizeOf is the size of the content with that key.
+func sizeOf(key []byte) int { return len(key) - 4 + contentSize }
 
 // appendKey appends the key of a plan and a text.
 func appendKey(dst []byte, plan string, text []byte) []byte {
@@ -153,13 +159,13 @@ func (t *texts) take(key []byte, user unique.Handle[string], most int, number fu
 		old.common.Store(true)
 		return old, nil
 	}
+	if most > 0 && t.held[user]+sizeOf(key) > most { // ahead of reading it, which takes longer
+		return nil, errUserText
+	}
 	whole := string(key)
 	plan := 4 + int(binary.BigEndian.Uint32(key))
 	c := newContent(number(), whole[4:plan], whole[plan:])
 	c.key, c.schema, c.made = whole, schema, now
-	if most > 0 && t.held[user]+c.size() > most {
-		return nil, errUserText
-	}
 	if old != nil {
 		c.common.Store(true)
 		t.supersedeLocked(old)

@@ -1,17 +1,20 @@
 package postgres
 
 import (
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // crowd is those who are at the door: connections that have not logged in, or that are being turned away. There is room for so many.
 // When it is full, whoever comes next takes the place of one that keeps weir waiting: of the address that has most of them the one that
 // has said least, and of those the one that came first. So neither a thousand silent sockets of one address, nor clients that are frozen
-// in the middle of a login, keep others out. Whoever answers at once keeps its place, however many share its address; in a storm of such
-// it is those who come later that are refused.
+// in the middle of a login, keep others out. Whoever answers at once keeps its place, however many share its address, also when weir is
+// late to read the answer; in a storm of such it is those who come later that are refused.
 //
 // Safe for all goroutines; its zero value is ready.
 type crowd struct {
@@ -26,8 +29,10 @@ type guest struct {
 	said      atomic.Int32 // what it has said so far; see saidNothing
 	heard     atomic.Int64 // when it said that, in nanoseconds since 1970
 	interrupt func()       // ends its waiting for the client, from any goroutine
+	fd        int          // its socket
 	evicted   atomic.Bool  // somebody else has its place
 
+	answered   int64 // when it was found to have said something that weir had not read, in nanoseconds since 1970; 0: never
 	from       netip.Addr
 	in         *queue // nil: not in a crowd any more
 	next, prev *guest
@@ -40,6 +45,10 @@ const (
 	busy
 )
 
+// looksAtOnce is how many sockets are looked at, one system call each, for one that comes. Who is found to have answered is not looked at
+// again for a while, so that the next one gets further.
+const looksAtOnce = 16
+
 // slowestReply is how long a guest may keep weir waiting while others would like to have its place. One whose address has more than
 // twice as many guests as theirs may not at all.
 const slowestReply = 250 * time.Millisecond
@@ -48,6 +57,28 @@ const slowestReply = 250 * time.Millisecond
 func (g *guest) says(what int32) {
 	g.said.Store(what)
 	g.heard.Store(time.Now().UnixNano())
+}
+
+// unread reports whether the client has said something that weir has not come to read yet. Who has given up its socket meanwhile may be
+// mistaken for another: it leaves anyhow.
+func (g *guest) unread() bool {
+	var b [1]byte
+	n, _, err := unix.Recvfrom(g.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return err == nil && n > 0
+}
+
+// attentive is a connection that takes note of what the guest at its other end says, in a handshake.
+type attentive struct {
+	net.Conn
+	guest *guest
+}
+
+func (a *attentive) Read(p []byte) (int, error) {
+	n, err := a.Conn.Read(p)
+	if n > 0 {
+		a.guest.says(saidHello)
+	}
+	return n, err
 }
 
 // queue is the guests of one address, in the order in which they came.
@@ -140,30 +171,34 @@ func (c *crowd) leastLocked(from netip.Addr, now int64) (least *guest) {
 	if q := c.of[from]; q != nil {
 		own = q.n
 	}
-	most := 0
+	most, looks := 0, looksAtOnce
 	for _, q := range c.of {
 		if q.n <= most {
 			continue
 		}
-		if g := q.least(now-int64(slowestReply), q.n > 2*(own+1)); g != nil {
+		if g := q.least(now, q.n > 2*(own+1), &looks); g != nil {
 			most, least = q.n, g
 		}
 	}
 	return least
 }
 
-// least is the guest that has said least, and of those the first, among those that have kept weir waiting since a moment, or at all, where
-// they are too many; nil: there is none.
-func (q *queue) least(since int64, tooMany bool) (least *guest) {
-	for g := q.first; g != nil; g = g.next {
+// least is the guest that has said least, and of those the first, among those that have kept weir waiting for a while, or at all, where
+// they are too many; nil: there is none, as far as so many looks tell.
+func (q *queue) least(now int64, tooMany bool, looks *int) (least *guest) {
+	for g := q.first; g != nil && *looks > 0; g = g.next {
 		said := g.said.Load()
-		if said == busy || g.heard.Load() > since && !tooMany {
+		prompt := now-g.heard.Load() < int64(slowestReply) && !tooMany || now-g.answered < int64(slowestReply)
+		if said == busy || said == saidHello && least != nil || prompt {
 			continue
 		}
-		if said == saidNothing {
+		*looks--
+		switch {
+		case g.unread():
+			g.answered = now
+		case said == saidNothing:
 			return g
-		}
-		if least == nil {
+		default:
 			least = g
 		}
 	}

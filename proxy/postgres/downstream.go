@@ -32,6 +32,7 @@ func (k *link) down(chunk []byte) {
 	s := k.session
 	r := rewriting{chunk: chunk, out: k.w.out[:0]}
 	i, lied := 0, error(nil)
+	k.sought = 0
 	for i < len(chunk) {
 		if k.downSkip > 0 {
 			n := min(k.downSkip, len(chunk)-i)
@@ -108,6 +109,12 @@ func (k *link) down(chunk []byte) {
 		k.conclude()
 	case k.repeatFrom > 0 && k.answers.empty():
 		k.repeat()
+	case k.held && k.resetting:
+		if k.answers.empty() {
+			k.held, k.resetting = false, false
+			k.settle()
+			s.resume()
+		}
 	case k.held && k.mayGoOn():
 		k.held = false
 		s.resume()
@@ -226,6 +233,9 @@ func (k *link) hearReady(body []byte) error {
 	}
 	k.answers.dropCopyEnds(false)
 	k.words.forget = k.words.forget && k.answers.has(queried)
+	if k.answers.empty() {
+		k.server.AnsweredAll()
+	}
 	return nil
 }
 
@@ -257,6 +267,7 @@ func (k *link) hearError(body []byte) {
 		return
 	}
 	if k.answers.first().ends() {
+		k.doubtful = k.doubtful || k.answers.first().open // or it was the batch ahead that failed, and the server skips this
 		if k.repeatFrom > 0 {
 			k.endFailed()
 		}
@@ -269,7 +280,7 @@ func (k *link) hearError(body []byte) {
 	}
 	k.skipping = n == len(pending)
 	for i := n - 1; i >= 0; i-- { // what was done last is undone first
-		k.notAnswered(&pending[i], i > 0)
+		k.notAnswered(&pending[i], pending[n:], i > 0)
 	}
 	unasked := k.skipping && !k.doubtful && k.answers.has(queried)
 	k.answers.cut(0, n)
@@ -286,6 +297,7 @@ func (k *link) hearError(body []byte) {
 // hearCopyIn notes that the server takes COPY data. What was sent behind the command has been, or will be, read as part of
 // that: Syncs before the end of the data are ignored by the server and not answered.
 func (k *link) hearCopyIn() {
+	k.server.MayNotRead()
 	pending := k.answers.pending()
 	k.copyParsed = len(pending) == 0 || pending[0].kind != queried
 	k.copyIn, k.spoiled = true, true

@@ -251,7 +251,7 @@ func TestCloseAgainAndServeAfterwards(t *testing.T) {
 	if err := w.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
-	l, err := proxy.Listen(t.Context(), "127.0.0.1:0")
+	l, err := proxy.Listen(t.Context(), "127.0.0.1:0", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

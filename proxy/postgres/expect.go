@@ -4,7 +4,7 @@ package postgres
 type answer struct {
 	kind    answerKind
 	ours    bool     // asked by us: the client never hears of it
-	open    bool     // of copyEnd: messages of the extended protocol without a Sync are ahead of it
+	open    bool     // of copyEnd, and of queried in pool mode session: messages of the extended protocol without a Sync are ahead of it
 	taken   bool     // of parsed: the name was the client's already, so that it will be refused
 	name    string   // of parsed and closed: the client's name for the statement; of queried and executed: of the one that DEALLOCATE drops
 	content *content // of parsed and closed: what it is; of the others: what they are about
@@ -44,11 +44,12 @@ func (a *answer) ends() bool { return a.kind <= synced }
 type answers struct {
 	list   []answer
 	head   int
-	closes int // how many close statements of the client's
-	parses int // how many are Parses of statements that were kept
-	bytes  int // how many bytes they keep
-	asked  int // how many ReadyForQuery messages were, ever
-	heard  int // and how many of them have come
+	kinds  [executed + 1]int // how many there are of each kind
+	closes int               // how many close statements of the client's
+	parses int               // how many are Parses of statements that were kept
+	bytes  int               // how many bytes they keep
+	asked  int               // how many ReadyForQuery messages were, ever
+	heard  int               // and how many of them have come
 }
 
 // closing reports whether a closes a statement of the client's.
@@ -72,6 +73,7 @@ func (q *answers) push(a answer) {
 
 func (q *answers) count(a *answer, n int) {
 	q.bytes += n * a.size
+	q.kinds[a.kind] += n
 	if a.closing() {
 		q.closes += n
 	}
@@ -147,6 +149,9 @@ func (q *answers) prelude() bool { return q.settings() || !q.empty() && q.first(
 // ahead reports whether the last Parse, or Close, of the statement name that was sent belongs to an earlier batch and has yet to
 // be answered: it may be skipped.
 func (q *answers) ahead(name []byte) bool {
+	if q.kinds[synced] == 0 {
+		return false
+	}
 	behindSync := false
 	for i := len(q.list) - 1; i >= q.head; i-- {
 		switch a := &q.list[i]; {
@@ -163,7 +168,7 @@ func (q *answers) ahead(name []byte) bool {
 // parsing reports whether a Parse of c in an earlier batch has yet to be answered, so that it may be skipped, and c may not be known
 // to the server. A later one of the unnamed statement does not change that.
 func (q *answers) parsing(c *content) bool {
-	if q.parses == 0 {
+	if q.parses == 0 || q.kinds[synced] == 0 {
 		return false
 	}
 	behindSync := false
@@ -196,14 +201,7 @@ func (q *answers) done(kind answerKind) {
 }
 
 // has reports whether something of that kind is to come.
-func (q *answers) has(kind answerKind) bool {
-	for i := q.head; i < len(q.list); i++ {
-		if q.list[i].kind == kind {
-			return true
-		}
-	}
-	return false
-}
+func (q *answers) has(kind answerKind) bool { return q.kinds[kind] > 0 }
 
 // dropCopyEnds drops ends of COPY data at the front that were meant for no COPY, as the server has got past them. One that
 // is open may still meet its COPY: only an answer to something behind it tells that it will not.

@@ -164,6 +164,7 @@ func TestTooManyWhoAnswerAtOnce(t *testing.T) {
 	w := start(t, settings{upstream: quiet.DSN(), servers: 1, limits: postgres.Limits{Unauthenticated: 3}})
 	holder := w.client()
 	holder.Send(query("SELECT 1"))
+	w.eventually("the server connection is lent", func() bool { return w.servers("used") == 1 })
 	for range 3 {
 		c := pgtest.Dial(t, w.addr)
 		c.SendBytes(packet(v30, "DateStyle\x00German\x00"+hello)) // has to be asked of the server

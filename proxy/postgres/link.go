@@ -84,18 +84,21 @@ type link struct {
 	used        []use             // prepared statements that were used since the connection was quiet
 	usedNames   []byte            // what they point into
 	failed      []failedStatement // what was sent behind them may still name them
+	sought      int               // how often all statements of the client were looked through for errors in the chunk
 	doubtful    bool              // what the server will answer is not certain: it stays with this client, and goes with it
 
 	stalling    stall           // what of the client is waited for
 	stallTimer  eventloop.Timer // for how long it may be; before there is a server connection, see reclaiming
 	progress    int             // bytes that the client has sent or read, and stallProgress for each of its messages
 	stallFrom   int             // what that was when the time began
+	resetting   bool            // the client's next statement waits until what RESET may end is put back
 	full        bool            // too much was asked at once: the rest waits for answers
 	flushed     bool            // the server was asked by a Flush to answer all that it was sent
 	heardBefore int             // ReadyForQuery messages, when the server was told to cancel what runs
 	silent      bool            // it does not answer
 
 	held           bool           // the client's messages wait for an answer of the server: see mayGoOn
+	paused         bool           // and for the session's next turn: see isLong
 	settingsFailed *pgwire.Error  // the session's settings were refused
 	restore        bool           // the server has yet to be given back what holds for the session
 	told           []pool.Setting // what the client was told last of parameters, in this transaction
@@ -239,6 +242,9 @@ func (s *session) inform(news []pool.Setting) {
 
 // mayGoOn reports whether the client's messages, held for an answer, are worth another look.
 func (k *link) mayGoOn() bool {
+	if k.paused {
+		return false
+	}
 	if k.full && (k.answers.len() > mostOutstanding/2 || k.answers.bytes > mostOutstandingText/2) && !k.copyIn && !k.doubtful {
 		return false
 	}
@@ -256,12 +262,18 @@ func (k *link) Ready(_ *eventloop.Loop, e eventloop.Events) {
 func (k *link) flush() bool { return k.taken(k.upOut.flush(&k.server.Conn)) }
 
 // write sends b to the server, now or as soon as it takes it.
-func (k *link) write(b []byte) { k.taken(k.upOut.write(&k.server.Conn, b)) }
+func (k *link) write(b []byte) {
+	k.server.Sent(len(b))
+	k.taken(k.upOut.write(&k.server.Conn, b))
+}
 
 // taken reports whether a write went well. Unless the server is only busy, its last words may still be there to be read, so
 // that the end is noticed by reading.
 func (k *link) taken(err error) bool {
-	if err != nil && !errors.Is(err, eventloop.ErrAgain) {
+	switch {
+	case errors.Is(err, eventloop.ErrAgain):
+		k.server.MayNotRead()
+	case err != nil:
 		k.upOut = k.upOut[:0]
 		k.failure = err.Error()
 		k.server.Conn.Note(eventloop.Readable | eventloop.Hangup)
@@ -271,7 +283,7 @@ func (k *link) taken(err error) bool {
 
 // quiet reports whether the server has answered everything and waits for the next message.
 func (k *link) quiet() bool {
-	return k.answers.empty() && !k.unsynced && !k.copyIn && k.upSkip == 0 && len(k.upOut) == 0 && k.downSkip == 0 && len(k.carry) == 0
+	return k.answers.empty() && !k.unsynced && !k.copyIn && !k.paused && k.upSkip == 0 && len(k.upOut) == 0 && k.downSkip == 0 && len(k.carry) == 0
 }
 
 // inFailed reports whether what the client says now belongs to a transaction block that has failed, as far as is known.

@@ -44,6 +44,18 @@ type login struct {
 // serve takes a connection from its first byte to the event loop, or to its end.
 func (l *login) serve() {
 	defer l.srv.loggedIn(l)
+	served := false
+	defer func() {
+		if !served { // a panic
+			_ = l.socket.Close()
+		}
+	}()
+	l.logIn()
+	served = true
+}
+
+// logIn does it.
+func (l *login) logIn() {
 	_ = l.socket.SetDeadline(l.firstDeadline())
 	if l.srv.draining.Load() {
 		l.interrupt()
@@ -330,6 +342,9 @@ func (r *resource) greetError(err error, waited time.Duration) error {
 	if errors.Is(err, pool.ErrClosed) || errors.Is(err, context.Canceled) {
 		return &pgwire.Error{Code: proxy.Draining.SQLSTATE, Message: proxy.Draining.Message}
 	}
+	if refused := r.notLetIn(); refused != nil {
+		return r.gate.BreakerRefusal(nil, refused, waited)
+	}
 	if c := r.pool.Budget().Counts(); errors.Is(err, context.DeadlineExceeded) && c.Used > 0 && r.gate.Answering() == nil {
 		return r.gate.QueueRefusal(nil, proxy.QueueTimeout, "connections", waited, r.queue.Wait,
 			fmt.Sprintf("%d in use", c.Used), fmt.Sprint(r.pool.Budget().Max()))
@@ -344,6 +359,9 @@ func (r *resource) greetError(err error, waited time.Duration) error {
 // values, unknown names, no permission, not to be changed now. That may be many, but not that it has no room, is in trouble, or does
 // not let weir in.
 func aboutParameters(sqlstate string) bool {
+	if sqlstate == "58P01" { // a library that there is not
+		return true
+	}
 	for _, class := range []string{"08", "28", "3D", "53", "57", "58", "F0", "XX"} {
 		if strings.HasPrefix(sqlstate, class) {
 			return false
@@ -412,7 +430,9 @@ func (s *Server) turnAway(f *eventloop.Fiber, conn *eventloop.Stream, g *guest, 
 	s.refused.Add(why.Label, 1)
 	last := said(why)
 	last.Severity = "FATAL"
-	s.slowDown(conn, "", func() {})
+	if why.Reason != proxy.Descriptors { // which none is to be kept for
+		s.slowDown(conn, "", func() {})
+	}
 	_ = conn.SetDeadline(time.Now().Add(lingerTime))
 	_, _ = conn.Write(pgwire.AppendError(nil, last))
 	linger(conn, conn)

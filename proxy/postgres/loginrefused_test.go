@@ -80,6 +80,37 @@ func TestALoginThatTheServerRefusesIsToldAsOne(t *testing.T) {
 	}
 }
 
+// A role may have as many connections as its operator says: that is no outage. It is waited for, but not for long where there is nothing
+// else to wait for.
+func TestARoleWithoutConnectionsIsToldAsOne(t *testing.T) {
+	pg := pgtest.Start(t, pgtest.Config{})
+	super := pgtest.Connect(t, pg.SuperDSN())
+	w := start(t, settings{upstream: pg.DSN(), breaker: breaker.New(database, breaker.Config{Failures: 1}, nil)})
+	super.Query("ALTER ROLE app CONNECTION LIMIT 0")
+	began := time.Now()
+	_, err := pgconn.Connect(t.Context(), w.dsn())
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) || refused.Code != proxy.LoginRefused.SQLSTATE || !strings.Contains(refused.Detail, "login refused by the server (SQLSTATE 53300)") {
+		t.Errorf("the function reads %v", err)
+	}
+	if took := time.Since(began); took > 6*time.Second {
+		t.Errorf("after %v", took)
+	}
+	if err := w.Ready(); err == nil || !strings.Contains(err.Error(), "too many connections for role") {
+		t.Errorf("readyz says %v", err)
+	}
+	if s := w.state(); s != 0 {
+		t.Errorf("the breaker is in state %d", s)
+	}
+	super.Query("ALTER ROLE app CONNECTION LIMIT -1")
+	if got := pgtest.Types(w.client().Query("SELECT 1")); got != "TDCZ" {
+		t.Errorf("the next one reads %s", got)
+	}
+	if err := w.Ready(); err != nil {
+		t.Errorf("not ready: %v", err)
+	}
+}
+
 // Who is logged in already is served: the password that has changed says nothing against the server.
 func TestARefusedLoginLeavesTheOthersAlone(t *testing.T) {
 	refuse := pgtest.Script{pgtest.Refuse("28P01", "password authentication failed")}

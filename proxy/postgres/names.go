@@ -94,6 +94,9 @@ func (k *link) ourName(b []byte) (number uint64, before, behind []byte, ok bool)
 	return number, before, behind, ok
 }
 
+// mostRestored is how many names are looked up for one message. Servers mention one or two; a client could have it say thousands.
+const mostRestored = 8
+
 // restoreNames puts the client's names of prepared statements in the place of ours in an error or notice at i.
 func (k *link) restoreNames(r *rewriting, i int, body []byte) {
 	number, before, behind, found := k.ourName(body)
@@ -101,16 +104,21 @@ func (k *link) restoreNames(r *rewriting, i int, body []byte) {
 		return
 	}
 	var changed []byte
+	names := 0
+	t := r.chunk[i]
 	for ; found; number, before, behind, found = k.ourName(behind) {
 		if stale := k.session.resource.outdated.Load(); number == outdatedStatement && stale != nil {
 			changed, before = *stale, nil
 			break
 		}
-		changed = append(append(changed, before...), k.nameOf(number)...)
+		name := ""
+		if names++; names <= mostRestored {
+			name = k.nameOf(number, t == pgwire.ErrorResponse)
+		}
+		changed = append(append(changed, before...), name...)
 	}
 	changed = append(changed, before...)
 	changed = bytes.Replace(changed, []byte(`Mprepared statement "" does`), []byte("Munnamed prepared statement does"), 1)
-	t := r.chunk[i]
 	r.cut(i, i+pgwire.HeaderSize+len(body))
 	r.out = append(appendHeader(r.out, t, len(changed)), changed...)
 }

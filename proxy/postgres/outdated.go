@@ -175,7 +175,7 @@ func (k *link) endFailed() {
 func (k *link) repeat() {
 	s := k.session
 	again := slices.Concat(k.record[k.repeatFrom-1:], s.carry)
-	k.repeatFrom, k.held, k.recording, k.repeated = 0, false, false, true
+	k.repeatFrom, k.held, k.paused, k.recording, k.repeated = 0, false, false, false, true
 	if k.status == pgwire.InTransaction { // of which it was to be the first
 		s.block = k.block
 		k.beginBlock("rollback;")

@@ -35,7 +35,8 @@ func readParameters(sql []byte) (p parameters) {
 		i += len(word)
 		switch {
 		case equalWord(word, "set"), equalWord(word, "reset"):
-			p.readName(sql[i:])
+			end := min(len(sql), i+longestSetName)
+			p.readName(sql[i:end], end < len(sql))
 		case equalWord(word, "set_config"):
 			p.readConfig(unclear || inString, sql[i:])
 		}
@@ -78,15 +79,22 @@ func (p *parameters) add(name string) {
 	}
 }
 
-// readName reads the name behind SET or RESET.
-func (p *parameters) readName(b []byte) {
+// longestSetName is how much behind SET or RESET is looked at for a name, in bytes: what does not end there is not plain to see.
+const longestSetName = 256
+
+// readName reads the name behind SET or RESET; cut is that the text goes on behind b.
+func (p *parameters) readName(b []byte, cut bool) {
 	b = skipComments(b)
 	for _, word := range []string{"session", "local"} {
 		if w := wordAt(b); equalWord(w, word) {
 			b = skipComments(b[len(w):])
 		}
 	}
-	if len(b) == 0 || bytes.IndexByte([]byte("(*,;)"), b[0]) >= 0 { // columns of an UPDATE, or not this statement at all
+	if len(b) == 0 {
+		p.vague = p.vague || cut
+		return
+	}
+	if bytes.IndexByte([]byte("(*,;)"), b[0]) >= 0 { // columns of an UPDATE, or not this statement at all
 		return
 	}
 	var name []byte
@@ -99,7 +107,7 @@ func (p *parameters) readName(b []byte) {
 		name = append(name, part...)
 		if b = sqltext.SkipBlanks(rest); len(b) == 0 || b[0] != '.' {
 			ended := len(rest) == 0 || wordByte[rest[0]] == 0 && bytes.IndexByte([]byte(" \t\r\n\f\v=;"), rest[0]) >= 0
-			p.vague = p.vague || !ended
+			p.vague = p.vague || !ended || len(b) == 0 && cut
 			break
 		}
 		name = append(name, '.')
@@ -163,7 +171,7 @@ func plainArguments(b []byte) (list []string, ok bool) {
 	if len(b) == 0 || b[0] != '(' {
 		return nil, false
 	}
-	const deepest = 100
+	const deepest = 16
 	depth, inside, from := 1, false, 1
 	for i := 1; i < len(b); i++ {
 		c := b[i]

@@ -31,8 +31,8 @@ type reading struct {
 // longestRead is how long a text may be that is read by its tokens, in bytes.
 const longestRead = 256 << 10
 
-// mostTokens is how many tokens of a text are read, which takes some 20 ms. What has more may be anything.
-const mostTokens = 48 << 10
+// mostTokens is how many tokens of a text are read, which takes some 7 ms. What has more may be anything.
+const mostTokens = 16 << 10
 
 // deepestRead is how deep strings are read that are executed, within strings that are.
 const deepestRead = 4
@@ -297,6 +297,9 @@ func parameterName(tokens []sqltext.Token) (name string, rest []sqltext.Token, p
 		t := tokens[i]
 		body := t.Body()
 		if t.Kind != sqltext.Word && t.Kind != sqltext.Identifier || len(wordAt(body)) != len(body) && bytes.IndexByte(body, '$') < 0 || !isPlainName(body) {
+			return name, tokens[i:], false
+		}
+		if len(name) > longestSetName {
 			return name, tokens[i:], false
 		}
 		name += strings.ToLower(string(body))

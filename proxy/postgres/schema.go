@@ -32,7 +32,9 @@ func changesSchema(sql []byte, t touch) bool {
 	case equalWord(first, "alter"), equalWord(first, "drop"), equalWord(first, "import"):
 		return true
 	case equalWord(first, "do"):
-		return hasWord(sql, "create", "alter", "drop")
+		return hasWord(sql, "create", "alter", "drop", "into")
+	case t&touchCreate != 0 && t&touchTemp == 0 && (equalWord(first, "select") || equalWord(first, "with") || equalWord(first, "explain")):
+		return true // SELECT INTO, EXPLAIN ANALYZE CREATE TABLE AS
 	}
 	end := bytes.IndexByte(sql, ';')
 	switch {

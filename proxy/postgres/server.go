@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
@@ -79,6 +78,7 @@ type ResourceOptions struct {
 type Timeouts struct {
 	Query             time.Duration // until a query is cancelled
 	IdleInTransaction time.Duration // until a transaction in which the client says nothing is rolled back
+	TCPUserTimeout    time.Duration // until a server that confirms nothing is taken to be gone
 	ClientStall       time.Duration // until a client that stops in the middle of a request loses its server connection
 	ClientIdle        time.Duration // until a client that says nothing is sent away
 }
@@ -96,6 +96,7 @@ type Limits struct {
 	Clients         int           // connected clients
 	Unauthenticated int           // connections that have not logged in yet
 	LoginTimeout    time.Duration // from accept to the end of the login
+	TCPUserTimeout  time.Duration // of the listener, which has it already
 }
 
 // Server serves clients that speak PostgreSQL's protocol.
@@ -118,20 +119,22 @@ type Server struct {
 
 	sessionNumber atomic.Uint64 // the last one
 
-	clients    atomic.Int64 // sessions
-	files      files
-	door       crowd        // those who have not logged in
-	turnedAway crowd        // those who are being turned away
-	slowed     atomic.Int64 // refused logins whose answer waits
-	repeats    repeats
-	draining   atomic.Bool
-	ended      atomic.Bool // nobody is waited for any more
-	closing    sync.Once
-	mu         sync.Mutex // guards what follows
-	listeners  []*eventloop.Listener
-	pending    map[*login]struct{}
-	closed     bool // no login may begin any more
+	clients      atomic.Int64 // sessions
+	files        files
+	door         crowd        // those who have not logged in
+	turnedAway   crowd        // those who are being turned away
+	onSpareFiles crowd        // those of them whose file descriptors are some that are kept
+	slowed       atomic.Int64 // refused logins whose answer waits
+	repeats      repeats
+	draining     atomic.Bool
+	ended        atomic.Bool // nobody is waited for any more
+	closing      sync.Once
+	mu           sync.Mutex // guards what follows
+	listeners    []*eventloop.Listener
+	pending      map[*login]struct{}
+	closed       bool // no login may begin any more
 
+	panics    atomic.Int64
 	protocol  proxy.Tally[string]
 	refused   proxy.Tally[string]
 	logins    proxy.Tally[loginKey]
@@ -205,6 +208,8 @@ func New(o Options) (*Server, error) {
 		stop:      stop,
 		pending:   make(map[*login]struct{}),
 	}
+	loops.OnPanic(s.panicked)
+	porch.OnPanic(s.panicked)
 	s.statement.Store(lastOfOurs)
 	s.sessions.weir = o.Number
 	if s.limits.LoginTimeout == 0 {
@@ -249,6 +254,7 @@ func (s *Server) addResource(o ResourceOptions) error {
 	if err != nil {
 		return err
 	}
+	server = server.WithUserTimeout(o.Timeouts.TCPUserTimeout)
 	r := &resource{name: o.Name, database: server.Database(), mode: o.Mode, pinning: o.Pinning, reset: o.Reset, maxAge: o.MaxAge, clientText: o.Client, userText: o.User, mostPinned: o.Pinned, softPins: o.SoftPins, gate: o.Gate, queue: o.Queue, timeouts: o.Timeouts}
 	if r.mode == "" {
 		r.mode = Transaction
@@ -273,7 +279,10 @@ func (s *Server) addResource(o ResourceOptions) error {
 // dialTo opens connections to the server, every option of its connection string honoured.
 func dialTo(server *upstream.Upstream) pool.DialFunc {
 	return func(ctx context.Context, extra []pool.Setting) (*pool.Dialed, error) {
-		d, err := pool.Dial(server.Config())(ctx, extra)
+		d, err := pool.Dial(server.ConfigFor(ctx))(ctx, extra)
+		if err == nil {
+			server.Answered(d.Address())
+		}
 		return d, server.Explain(err)
 	}
 }
@@ -284,8 +293,9 @@ const refusedLoginHolds = 10 * time.Second
 
 // refusedLogin is the latest dial of a resource, if it was refused.
 type refusedLogin struct {
-	err *proxy.LoginError
-	at  time.Time
+	err   *proxy.LoginError
+	at    time.Time
+	since time.Time // when the server began to have no room for weir; zero: that is not why
 }
 
 // loginError finds out whether a server that was dialled answers but does not let weir in, or nil. What it says of its own state
@@ -308,11 +318,31 @@ func loginError(err error) *proxy.LoginError {
 // loginRefused deals with a dial whose login was refused. That says nothing against the server's health: the breaker stays out of
 // it, and who waits goes on waiting for the connections that there are. Without any there is nothing to wait for.
 func (r *resource) loginRefused(err *proxy.LoginError) {
-	r.refusedLogin.Store(&refusedLogin{err, time.Now()})
+	r.refusedLogin.Store(&refusedLogin{err: err, at: time.Now()})
 	if err.SQLSTATE != "" {
 		_ = r.gate.Dialed(nil) // it answers
 	}
 	if c := r.pool.Budget().Counts(); c.Idle+c.Used == 0 {
+		r.pool.Refuse(err)
+	}
+}
+
+// A server without room for weir is waited for, unless that lasts. Without a dial for noRoomForgotten it is a new time.
+const (
+	noRoomLasts     = 2 * time.Second
+	noRoomForgotten = 3 * time.Second
+)
+
+// noRoom deals with a dial for which the server, or the role, had no connection to spare. Who waits goes on waiting for those that there
+// are. Without any, that may last: then who waits is told.
+func (r *resource) noRoom(err *proxy.LoginError) {
+	now := time.Now()
+	refused := &refusedLogin{err: err, at: now, since: now}
+	if before := r.refusedLogin.Load(); before != nil && !before.since.IsZero() && now.Sub(before.at) < noRoomForgotten {
+		refused.since = before.since
+	}
+	r.refusedLogin.Store(refused)
+	if c := r.pool.Budget().Counts(); c.Idle+c.Used == 0 && now.Sub(refused.since) >= noRoomLasts {
 		r.pool.Refuse(err)
 	}
 }
@@ -322,6 +352,14 @@ func (r *resource) answering() error {
 	if err := r.gate.Answering(); err != nil {
 		return err
 	}
+	if refused := r.notLetIn(); refused != nil {
+		return refused
+	}
+	return nil
+}
+
+// notLetIn is why there are no server connections, if that is because the server does not let weir in.
+func (r *resource) notLetIn() *proxy.LoginError {
 	refused := r.refusedLogin.Load()
 	if refused == nil || time.Since(refused.at) > refusedLoginHolds {
 		return nil
@@ -333,9 +371,10 @@ func (r *resource) answering() error {
 }
 
 // dialed passes the outcome of a dial to the breaker. When that makes it open, nobody needs to wait any longer. A server that
-// has no connection to spare is answering: whoever waits stays in the queue, for the connections there are.
+// has no connection to spare is answering: that is none of the breaker's business.
 func (r *resource) dialed(err error) {
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Code == tooManyConnections {
+		r.noRoom(&proxy.LoginError{SQLSTATE: pgErr.Code, Err: err})
 		return
 	}
 	if refused := loginError(err); refused != nil {
@@ -345,6 +384,10 @@ func (r *resource) dialed(err error) {
 	r.refusedLogin.Store(nil)
 	if err == nil {
 		r.losses.answered()
+	} else {
+		for range r.losses.decide(time.Now()) {
+			_ = r.gate.Dialed(err)
+		}
 	}
 	if open := r.gate.Dialed(err); open != nil {
 		r.pool.Refuse(open)
@@ -438,7 +481,7 @@ func (s *Server) accept(loop *eventloop.Loop, fd int) {
 	switch {
 	case fd >= s.files.clients && s.files.clients > 0:
 		s.ranShort(nil)
-		s.refuseAtOnce(loop, fd, s.tooManyFiles(fd))
+		s.refuseForFiles(loop, fd)
 	case s.clients.Load() >= int64(s.limits.Clients) && s.limits.Clients > 0:
 		s.refuse(loop, fd, s.tooManyClients())
 	default:
@@ -482,10 +525,10 @@ func (s *Server) login(f *eventloop.Fiber, fd int) {
 		return
 	}
 	l := &login{srv: s, fiber: f, socket: socket, conn: socket, began: time.Now(), method: "none", from: address(socket)}
-	l.guest.interrupt = l.interrupt
+	l.guest.interrupt, l.guest.fd = l.interrupt, fd
 	switch {
 	case !s.door.enter(&l.guest, l.from, s.limits.Unauthenticated):
-		s.turnAwayFrom(f, socket, l.from, s.tooManyLogins())
+		s.turnAwayFrom(f, socket, fd, s.tooManyLogins())
 	case s.begin(l):
 		l.in = make([]byte, 0, 512)
 		l.serve()
@@ -536,21 +579,25 @@ func (s *Server) refuse(loop *eventloop.Loop, fd int, why *proxy.Refusal) {
 		if err != nil {
 			return
 		}
-		s.turnAwayFrom(f, conn, address(conn), why)
+		s.turnAwayFrom(f, conn, fd, why)
 	})
 }
 
 // turnAwayFrom is turnAway for as many as there is room for among those who are.
-func (s *Server) turnAwayFrom(f *eventloop.Fiber, conn *eventloop.Stream, from netip.Addr, why *proxy.Refusal) {
-	g := &guest{interrupt: conn.Interrupt}
-	if !s.turnedAway.enter(g, from, turnAwayAtOnce) || !s.beginTurningAway() {
-		s.turnedAway.leave(g)
+func (s *Server) turnAwayFrom(f *eventloop.Fiber, conn *eventloop.Stream, fd int, why *proxy.Refusal) {
+	g := &guest{interrupt: conn.Interrupt, fd: fd}
+	among, room := &s.turnedAway, turnAwayAtOnce
+	if why.Reason == proxy.Descriptors {
+		among, room = &s.onSpareFiles, spareFiles
+	}
+	if !among.enter(g, address(conn), room) || !s.beginTurningAway() {
+		among.leave(g)
 		s.refused.Add(why.Label, 1)
 		_ = conn.Close()
 		return
 	}
 	defer s.logging.Done()
-	defer s.turnedAway.leave(g)
+	defer among.leave(g)
 	s.turnAway(f, conn, g, why)
 }
 

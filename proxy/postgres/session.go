@@ -20,6 +20,10 @@ const (
 	maxHeld = 16 << 10
 	// rounds is how often a session may read before the other sessions of its loop have their turn, unless what it has read took long.
 	rounds = 8
+	// fewMessages is how many messages are passed on before it is asked how long that took, and muchRewritten how many bytes they may
+	// become.
+	fewMessages   = 8
+	muchRewritten = 256 << 10
 	// muchRead is how many bytes may be so many messages, or so much SQL, that they take long.
 	muchRead = 8 << 10
 	// lingerTime is how long a client has to read the last words before the connection is closed.
@@ -69,6 +73,7 @@ type session struct {
 	untilSync bool
 	parting   parting // why its transaction was rolled back, which it has yet to be told
 	midway    bool    // in the middle of a message of its own
+	posted    bool    // its turn comes again: see goOn
 	block     block
 	dead      bool // closed, or about to be
 	farewell  bool // nothing more is sent
@@ -120,7 +125,15 @@ func (s *session) advance() {
 		}
 		s.w.much = false
 	}
-	s.w.loop.Post((*goOn)(s))
+	s.postpone()
+}
+
+// postpone has the session's turn come again when the others have had theirs.
+func (s *session) postpone() {
+	if !s.posted {
+		s.posted = true
+		s.w.loop.Post((*goOn)(s))
+	}
 }
 
 // watch looks whether its client keeps a server connection waiting.
@@ -133,7 +146,10 @@ func (s *session) watch() {
 // goOn is a session whose turn comes again.
 type goOn session
 
-func (g *goOn) Run() { (*session)(g).advance() }
+func (g *goOn) Run() {
+	g.posted = false
+	(*session)(g).advance()
+}
 
 // pumpUp reads from the client once, when it may be read from, and reports whether it did.
 func (s *session) pumpUp() bool {
@@ -153,6 +169,11 @@ func (s *session) pumpUp() bool {
 			s.leave()
 		}
 		return false
+	case s.link.paused && s.link.repeatFrom == 0 && s.link.ending == passOn && s.link.flush():
+		s.link.paused, s.link.held = false, false
+		s.w.much = true
+		s.resume()
+		return true
 	case s.link.held: // not read from, but watched
 		s.link.flush()
 		if s.conn.Gone() {

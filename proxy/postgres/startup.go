@@ -160,7 +160,7 @@ func (l *login) startTLS() error {
 		under = &unread{l.conn, slices.Clone(l.in)}
 		l.in = l.in[:0]
 	}
-	l.secure = eventloop.NewSecure(under)
+	l.secure = eventloop.NewSecure(&attentive{under, &l.guest})
 	l.tls = tls.Server(l.secure, t.config)
 	l.guest.says(saidHello)
 	_ = l.socket.SetDeadline(earlier(time.Now().Add(handshakeTime), l.deadline()))

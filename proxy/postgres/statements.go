@@ -90,9 +90,13 @@ func (s *session) unsetAll() {
 	t.named, t.bytes = nil, 0
 }
 
+// mostSought is how often all that a client has prepared is looked through, in a chunk of the server's, for a name.
+const mostSought = 8
+
 // nameOf finds the client's name for what a server calls by that number, also where the client has closed it behind what is
-// being answered, or its Parse has failed.
-func (k *link) nameOf(number uint64) string {
+// being answered, or its Parse has failed. All that it has prepared, which may be very much, is looked through where anywhere is true, and a
+// few times in a chunk: servers name what was used lately.
+func (k *link) nameOf(number uint64, anywhere bool) string {
 	pending := k.answers.pending()
 	if len(pending) > 0 {
 		if use := pending[0].use; use > 0 && use <= len(k.used) && k.used[use-1].number == number {
@@ -109,7 +113,8 @@ func (k *link) nameOf(number uint64) string {
 			return string(u.name)
 		}
 	}
-	if t := k.session.statements; t != nil {
+	if t := k.session.statements; t != nil && anywhere && k.sought < mostSought {
+		k.sought++
 		for name, st := range t.named {
 			if st.content.number.Load() == number {
 				return name
@@ -457,7 +462,7 @@ func (k *link) prepareNamed(r *rewriting, i int, c *content) (number uint64) {
 // collected as it passes; or it is refused, as the client, or those of its user, have too much prepared.
 func (k *link) toParse(name, text []byte, n int) (*content, *proxy.Refusal) {
 	s, r := k.session, k.session.resource
-	private := k.doubtful || k.words.found&(touchSet|touchLocal) != 0 || k.altering || k.temporary() // it means something else to others
+	private := k.doubtful || k.changed || k.words.found&(touchSet|touchLocal) != 0 || k.altering || k.temporary() // it means something else to others
 	switch {
 	case r.clientText > 0 && s.statements.bytes+n > r.clientText:
 		return nil, k.overText("statements.per_client", r.clientText)
@@ -699,10 +704,12 @@ func (k *link) hearStatement(t byte) error {
 }
 
 // notAnswered takes back what was noted of a message that the server has skipped, or refused.
-func (k *link) notAnswered(a *answer, skipped bool) {
+//
+// rest is what is to come behind those that were skipped: what stands between was noted before.
+func (k *link) notAnswered(a *answer, rest []answer, skipped bool) {
 	s := k.session
 	t := s.statements
-	k.unchangeUnnamed(a, skipped)
+	k.unchangeUnnamed(a, rest, skipped)
 	if a.content == nil || a.step() || a.ends() {
 		return
 	}

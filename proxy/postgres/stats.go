@@ -9,6 +9,8 @@ func (s *Server) Stats() proxy.Stats {
 		LoginTime: s.loginTime.Histogram(),
 		Refused:   s.refused.Counts(),
 		Protocol:  s.protocol.Counts(),
+		Panics:    s.panics.Load(),
+		Shortages: s.files.times.Load(),
 	}
 	for k, n := range s.logins.Counts() {
 		out.Logins = append(out.Logins, proxy.LoginStats{Method: k.method, Outcome: k.outcome, Count: n})

@@ -409,6 +409,7 @@ func (c *scanner) meaning(word string) kind {
 	case "discard", "deallocate":
 		c.forget = true
 		c.found |= touchRelease
+		c.reset = c.reset || word == "discard"
 	case "unlisten", "drop", "close", "pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all":
 		c.found |= touchRelease
 	case "set_config":

@@ -37,8 +37,8 @@ func (k *link) changeUnnamed(a *answer, st statement, number uint64) {
 func (k *link) forgetUnnamed() { k.changeUnnamed(new(answer), statement{}, 0) }
 
 // unchangeUnnamed takes back what changeUnnamed noted of a, which the server has skipped, or refused. What was changed by messages
-// behind it stays so.
-func (k *link) unchangeUnnamed(a *answer, skipped bool) {
+// behind it, which are among the rest of those to come, stays so.
+func (k *link) unchangeUnnamed(a *answer, rest []answer, skipped bool) {
 	change, was := a.change, a.before
 	if change == 0 {
 		return
@@ -51,9 +51,8 @@ func (k *link) unchangeUnnamed(a *answer, skipped bool) {
 		was.statement = statement{}
 	}
 	at := change
-	pending := k.answers.pending()
-	for i := range pending {
-		p := &pending[i]
+	for i := range rest {
+		p := &rest[i]
 		if p.change == 0 || p.before.change != at {
 			continue
 		}

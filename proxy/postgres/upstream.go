@@ -46,7 +46,7 @@ func (r *rewriting) end(at int) []byte {
 func (k *link) up(chunk []byte) (rest []byte) {
 	s := k.session
 	r := rewriting{chunk: chunk, out: k.w.out[:0]}
-	i := 0
+	i, messages := 0, 0
 	for i < len(chunk) {
 		if k.upSkip > 0 {
 			n := min(k.upSkip, len(chunk)-i)
@@ -61,6 +61,10 @@ func (k *link) up(chunk []byte) (rest []byte) {
 		if k.admitNext && !k.readmit(chunk[i:]) {
 			rest = chunk[i:]
 			break
+		}
+		if messages++; messages%fewMessages == 0 && k.isLong(&r) {
+			k.pause(&r, i)
+			return nil
 		}
 		used, v := k.message(&r, i)
 		if v != passOn {
@@ -79,6 +83,18 @@ func (k *link) up(chunk []byte) (rest []byte) {
 		k.settle()
 	}
 	return rest
+}
+
+// isLong reports whether the messages of a chunk that were dealt with so far have taken long, or have become much.
+func (k *link) isLong(r *rewriting) bool { return len(r.out) > muchRewritten || k.w.loop.Late() }
+
+// pause leaves the messages of a chunk from i on to the session's next turn.
+func (k *link) pause(r *rewriting, i int) {
+	k.session.hold(r.chunk[i:])
+	k.paused, k.held = true, true
+	k.w.much = true
+	k.sendUp(r, i)
+	k.session.postpone()
 }
 
 // sendUp sends what has been put together of a chunk used up to i.
@@ -272,7 +288,7 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	if k.recording && len(m) < pgwire.HeaderSize+body && body <= maxHeld { // what may be said again ends with a whole message
 		return 0, waitForMore
 	}
-	if k.answers.settings() && k.undoes(m, body) || k.isFull(r, i) {
+	if k.answers.settings() && k.undoes(m, body) || k.isFull(r, i) || k.awaitsReset(m[0]) {
 		return 0, waitForAnswer
 	}
 	if k.doubtful && k.answers.len() >= mostDoubtful {
@@ -332,6 +348,17 @@ func (k *link) message(r *rewriting, i int) (used int, v verdict) {
 	return pgwire.HeaderSize, passOn
 }
 
+// awaitsReset reports whether a message of type t has to wait for the answers to what may be RESET: what was set at startup is put back
+// behind that, before the client's next statement.
+func (k *link) awaitsReset(t byte) bool {
+	switch t {
+	case pgwire.Query, pgwire.FunctionCall, pgwire.Parse, pgwire.Bind, pgwire.Describe, pgwire.Execute:
+		k.resetting = k.words.reset && !k.unsynced && !k.answers.empty() && k.bringsBack()
+		return k.resetting
+	}
+	return false
+}
+
 // undoes reports whether a message could end the failed transaction that the session's settings leave behind where they are refused: what
 // stands behind it would be executed without them.
 func (k *link) undoes(m []byte, body int) bool {
@@ -378,6 +405,7 @@ func (k *link) queryOf(a answer, t byte, body int) {
 	k.fresh = false
 	k.plainly.statements++
 	k.doubtful = k.doubtful || k.copyIn || k.unsynced && k.spoilsNext()
+	a.open = k.unsynced && k.session.resource.mode == Session
 	k.unsynced, k.executes = k.unsynced && k.doubtful, false
 	k.doubted = k.doubted || k.tampering
 	k.answers.push(a)

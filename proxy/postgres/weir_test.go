@@ -128,7 +128,7 @@ func start(tb testing.TB, c settings) *weir {
 	if c.address == "" {
 		c.address = "127.0.0.1:0"
 	}
-	listener, err := proxy.Listen(context.Background(), c.address)
+	listener, err := proxy.Listen(context.Background(), c.address, 0)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -1,0 +1,120 @@
+package postgres_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/weirproxy/weir/internal/pgtest"
+	"github.com/weirproxy/weir/proxy/postgres"
+)
+
+// What is sent in the same write as a RESET, behind it, runs with what was asked for at startup.
+func TestWhatIsSentBehindAResetRunsWithWhatWasAskedFor(t *testing.T) {
+	pg := pgtest.Shared(t)
+	if err := pg.Exec(t.Context(), "DROP ROLE IF EXISTS weir_behind; CREATE ROLE weir_behind; GRANT weir_behind TO app"); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.NoLeaks(t)
+	const shown = "SELECT concat_ws(' ', current_user, current_setting('search_path'), current_setting('my.x'))"
+	for _, mode := range []postgres.PoolMode{postgres.Transaction, postgres.Session} {
+		w := start(t, settings{servers: 2, mode: mode})
+		for _, reset := range []string{"RESET ALL", "DISCARD ALL", "RESET ROLE", "RESET search_path", "SET search_path TO DEFAULT", "BEGIN; RESET ALL; COMMIT"} {
+			for _, batches := range []bool{false, true} {
+				t.Run(fmt.Sprint(mode, "/", reset, "/", batches), func(t *testing.T) {
+					c := w.client("options='-c role=weir_behind -c search_path=elsewhere -c my.x=5'")
+					switch {
+					case !batches:
+						c.Send(query(reset), query(shown))
+						c.UntilReady(1)
+					case reset == "BEGIN; RESET ALL; COMMIT":
+						t.Skip("more than one statement")
+					default:
+						c.Send(append(batchOf(reset), batchOf(shown)...)...)
+						c.UntilReady(1)
+					}
+					if got := one(t, c.UntilReady(1)); got != "weir_behind elsewhere 5" {
+						t.Errorf("it runs with %q", got)
+					}
+					c.Close()
+				})
+			}
+		}
+	}
+}
+
+// In pool mode session, a batch that fails ahead of a Query, which the server skips then, leaves no connection behind that is waited for.
+func TestAQueryThatIsSkippedBehindAFailedBatchLeavesNothing(t *testing.T) {
+	pgtest.Shared(t)
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 1, mode: postgres.Session})
+	for name, batch := range map[string][]frontend{
+		"Parse":       {parse("", "selec"), query("SELECT 1"), synchronize},
+		"Bind":        {bind("", "unknown"), execute("", 0), query("SELECT 1"), synchronize},
+		"two Queries": {parse("", "selec"), query("SELECT 1"), query("SELECT 2"), synchronize},
+	} {
+		c := w.client()
+		c.Send(batch...)
+		if got := pgtest.Types(c.UntilReady(1)); got != "EZ" {
+			t.Errorf("%s: answered %s", name, got)
+		}
+		if got := one(t, c.Query("SELECT 3")); got != "3" {
+			t.Errorf("%s: goes on with %q", name, got)
+		}
+		c.Send(terminate)
+		c.Close()
+		w.eventually("its connection is free", func() bool { return w.servers("used") == 0 && w.servers("closing") == 0 })
+	}
+}
+
+// Tables that are made by a SELECT change what others' statements mean, as those by CREATE do.
+func TestSelectIntoIsNoticed(t *testing.T) {
+	pgtest.Shared(t)
+	direct := left(t)
+	pgtest.NoLeaks(t)
+	for name, sql := range map[string]string{
+		"SELECT INTO":     "SELECT 'here' AS v INTO shadow.named",
+		"WITH":            "WITH q AS (SELECT 'here' AS v) SELECT v INTO shadow.named FROM q",
+		"EXPLAIN ANALYZE": "EXPLAIN ANALYZE CREATE TABLE shadow.named AS SELECT 'here' AS v",
+	} {
+		t.Run(name, func(t *testing.T) {
+			direct.Query("DROP SCHEMA IF EXISTS shadow CASCADE; CREATE SCHEMA shadow; DROP TABLE IF EXISTS public.named; CREATE TABLE public.named (v text); INSERT INTO named VALUES ('public')")
+			w := start(t, settings{servers: 2})
+			a, b := w.client("search_path=shadow,public"), w.client("search_path=shadow,public")
+			const read = "SELECT v FROM named"
+			if got := ask(a, parse("", read), bind("", ""), execute("", 0)); got != "public" {
+				t.Fatalf("before, it reads %q", got)
+			}
+			if got := lastError(w.client().Query(sql)); got != "" {
+				t.Fatal(got)
+			}
+			for _, c := range []*pgtest.Client{a, b} {
+				if got := ask(c, parse("", read), bind("", ""), execute("", 0)); got != "here" {
+					t.Errorf("it reads %q", got)
+				}
+			}
+		})
+	}
+	direct.Query("DROP SCHEMA IF EXISTS shadow CASCADE; DROP TABLE IF EXISTS public.named")
+}
+
+// A text that is prepared while a function has changed a parameter that the server reports, for the transaction, is nobody else's.
+func TestATextThatIsPreparedUnderAFunctionsSettingsIsNotShared(t *testing.T) {
+	direct := left(t)
+	direct.Query("CREATE OR REPLACE FUNCTION weir_locally() RETURNS text LANGUAGE sql AS $$ SELECT set_config('datestyle', 'dmy', true) $$")
+	defer direct.Query("DROP FUNCTION weir_locally()")
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 1})
+	a, b := w.client(), w.client()
+	const read = "SELECT '01/02/2020'::date - '2020-01-01'::date"
+	a.Query("BEGIN")
+	a.Query("SELECT weir_locally()")
+	if got := ask(a, parse("k", read), bind("", "k"), execute("", 0)); got != "31" {
+		t.Errorf("under the function's setting it reads %q", got)
+	}
+	a.Query("COMMIT")
+	for _, name := range []string{"k", ""} {
+		if got := ask(b, parse(name, read), bind("", name), execute("", 0)); got != "1" {
+			t.Errorf("another one reads %q", got)
+		}
+	}
+}
