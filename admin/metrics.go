@@ -148,6 +148,13 @@ var metrics = []metric{
 		}),
 	},
 	{
+		"weir_prepared_bytes", "Text and names of prepared statements, in bytes: held by clients, or shared, of which there may be 64 MB.", gauge,
+		[]string{"resource", "text"},
+		perResource(func(r proxy.ResourceStats, out series) {
+			out.counts(r.Prepared)
+		}),
+	},
+	{
 		"weir_client_stalls_total", "Clients that lost their server connection because they kept it waiting in the middle of something, by what was waited for.", counter,
 		[]string{"resource", "reason"},
 		perResource(func(r proxy.ResourceStats, out series) {

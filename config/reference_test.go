@@ -259,7 +259,7 @@ func (p *page) row(key string, f reflect.StructField, owner reflect.Type, v refl
 		switch word, isZero := strings.CutPrefix(option, "zero="); {
 		case isZero:
 			zero = word
-			meaning += "; `0s`: " + word
+			meaning += "; `" + zeroOf(f.Type) + "`: " + word
 		case option == "later":
 			meaning += ". **Accepted; has no effect in this version**"
 		case option == "required":
@@ -276,6 +276,14 @@ func (p *page) row(key string, f reflect.StructField, owner reflect.Type, v refl
 	}
 	escape := strings.NewReplacer("|", `\|`, "\n", " ")
 	fmt.Fprintf(p, "| `%s` | %s | %s | `%s` | %s |\n", key, kind(f.Type), escape.Replace(byDefault), escape.Replace(f.Tag.Get("eg")), escape.Replace(meaning))
+}
+
+// zeroOf is how a zero is written.
+func zeroOf(t reflect.Type) string {
+	if t == reflect.TypeFor[time.Duration]() {
+		return "0s"
+	}
+	return "0"
 }
 
 // shownDefault is what a default looks like in the file, or "" if there is none to show.

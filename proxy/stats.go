@@ -33,6 +33,7 @@ type ResourceStats struct {
 	Refused      []RefusalStats
 	Pinned       map[string]int64 // sessions that keep their server connection, by reason
 	Stalls       map[string]int64 // clients that lost their server connection because they kept it waiting, by reason
+	Prepared     map[string]int64 // bytes of text of prepared statements: held by clients, whom statements.per_user bounds, and shared, which is kept for all
 	QueryErrors  map[string]int64 // ErrorResponses of the server by SQLSTATE class (two characters)
 	QueueWait    Histogram        // seconds
 	Transaction  Histogram        // seconds a transaction held its server connection

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,6 +40,37 @@ func TestSessionsThatKeepAServerConnectionGiveItUpWhereOthersWait(t *testing.T) 
 		}
 	}
 	w.eventually("three are left", func() bool { return w.Stats().Resources[0].Pinned["listen"] == 3 })
+}
+
+// Sessions that keep a server connection and never rest for long do not keep others out.
+func TestBusySessionsThatKeepAServerConnectionGiveItUp(t *testing.T) {
+	pgtest.Shared(t)
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 2, pinned: 1, softPins: true, queue: limiter.Queue{Wait: 5 * time.Second}})
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	for range 2 {
+		c := w.client()
+		defer c.Close()
+		c.Query("LISTEN news")
+		busy.Go(func() {
+			for {
+				if _, err := c.Conn().Write(pgtest.Encode(query("SELECT 1"))); err != nil {
+					return
+				}
+				for m := (pgtest.Message{}); m.Type != 'Z'; {
+					var err error
+					if m, err = c.Try(); err != nil {
+						return
+					}
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+		})
+	}
+	if got := lastError(w.client().Query("SELECT 1")); got != "" {
+		t.Errorf("who waits is told %s", got)
+	}
 }
 
 // A client may have so much text prepared, and all those of one user together: what it prepares beyond is refused at its place, whatever else
@@ -158,9 +190,46 @@ func TestWhatCountsAsPrepared(t *testing.T) {
 		for _, c := range clients {
 			c.Close()
 		}
-		w.eventually("nothing of it is left", func() bool {
-			return lastError(say(w.client(), parse("s", "SELECT /*"+filler+"*/ 2"), synchronize)) == ""
-		})
+		w.eventually("nothing is held any more", func() bool { return w.Stats().Resources[0].Prepared["held"] == 0 })
+		c := w.client()
+		if got := lastError(say(c, parse("s", "SELECT /*"+filler+"*/ 2"), synchronize)); got != "" {
+			t.Errorf("%s: where there is room again: %s", name, got)
+		}
+		c.Close()
+	}
+}
+
+// Where several users fill what all clients share, they are told, and nobody else.
+func TestWhoFillsWhatAllShareIsTold(t *testing.T) {
+	pgtest.Shared(t)
+	pgtest.NoLeaks(t)
+	w := start(t, settings{servers: 2, userText: 40 << 20, users: map[string]string{"app": "x", "second": "x", "third": "x"}})
+	filler := strings.Repeat("x", 15_000)
+	fill := func(user string) (refused string) {
+		c := w.client("user=" + user)
+		for i := range 100 {
+			var batch []frontend
+			for j := range 25 {
+				batch = append(batch, parse(fmt.Sprint("s", i, "_", j), fmt.Sprintf("SELECT '%s', %d /*%s*/", user, 25*i+j, filler)))
+			}
+			if code := lastError(say(c, append(batch, synchronize)...)); code != "" {
+				return code
+			}
+		}
+		return ""
+	}
+	first, second := fill("app"), fill("second")
+	if first != "" || second != "53400" {
+		t.Errorf("those who fill it are told %q and %q", first, second)
+	}
+	third := w.client("user=third")
+	for i := range 100 {
+		if got := lastError(say(third, parse(fmt.Sprint("s", i), fmt.Sprintf("SELECT %d", i)), synchronize)); got != "" {
+			t.Fatalf("another one is told %s", got)
+		}
+	}
+	if got := w.Stats().Resources[0].Pinned["large_statement"]; got != 0 {
+		t.Errorf("%d sessions keep their server connection", got)
 	}
 }
 

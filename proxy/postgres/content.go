@@ -14,7 +14,8 @@ import (
 
 const (
 	// mostShared is how much text of prepared statements a resource's clients may share, in bytes; what nobody has prepared
-	// any more is forgotten first. Beyond, a client that prepares something new keeps its server connection.
+	// any more is forgotten first. Beyond, users who hold more than their part are refused, and others may have as much again. Should even
+	// that be full, a client that prepares something new keeps its server connection.
 	mostShared = 64 << 20
 	// mostUnused is how much of that is kept although nobody has it prepared: functions come back with the same text.
 	mostUnused = 8 << 20
@@ -138,11 +139,14 @@ func appendKey(dst []byte, plan string, text []byte) []byte {
 // errUserText is that what a user's clients have prepared is as much text as those of one user may have.
 var errUserText = errors.New("too much text of one user")
 
+// errShare is that there is too much text, and of that the user's clients have more than their part.
+var errShare = errors.New("too much text, of which one user has much")
+
 // errText is that there is too much text already.
 var errText = errors.New("too much text")
 
 // take returns the content with that key, with a reference for the caller, who is the user, unless that is not fresh any more; number gives
-// a new one its number, schema and now say when it was made. A user may have most bytes. Errors: errUserText, errText.
+// a new one its number, schema and now say when it was made. A user may have most bytes. Errors: errUserText, errShare, errText.
 func (t *texts) take(key []byte, user unique.Handle[string], most int, number func() uint64, fresh func(*content) bool, schema uint64, now int64) (*content, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -169,7 +173,11 @@ func (t *texts) take(key []byte, user unique.Handle[string], most int, number fu
 	for t.bytes+c.size() > mostShared && t.unused.Len() > 0 {
 		t.forgetLocked()
 	}
-	if t.bytes+c.size() > mostShared {
+	switch part := mostShared / (len(t.held) + 1); {
+	case t.bytes+c.size() <= mostShared:
+	case t.held[user] > part:
+		return nil, errShare
+	case t.bytes+c.size() > 2*mostShared:
 		return nil, errText
 	}
 	if t.known == nil {
@@ -228,6 +236,17 @@ func (t *texts) chargeLocked(user unique.Handle[string], n int) {
 	if t.held[user] += n; t.held[user] == 0 {
 		delete(t.held, user)
 	}
+}
+
+// counts are the bytes that are held by sessions, and those that are shared.
+func (t *texts) counts() map[string]int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	held := 0
+	for _, n := range t.held {
+		held += n
+	}
+	return map[string]int64{"held": int64(held), "shared": int64(t.bytes)}
 }
 
 // heldBy is how many bytes the sessions of the user hold.

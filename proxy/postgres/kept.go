@@ -10,19 +10,22 @@ import (
 
 // Sessions that keep their server connection between transactions keep it from others. Where the configuration does not say how many may,
 // a quarter of the budget may in any case, and more may as long as nobody waits for a server connection: then the one that has rested
-// longest, for a second at least, loses its own, and what it has left there.
+// longest, for a second at least unless it has kept its own for long, loses that, and what it has left there.
 
 // kept are the sessions that rest with a server connection which others may take. Safe for all goroutines; its zero value is ready.
 type kept struct {
 	mu       sync.Mutex
-	sessions map[*session]int64 // since when, by their loop's clock
+	sessions map[*session]keptSince
 }
 
-func (k *kept) add(s *session, since int64) {
+// keptSince is since when a session has rested, and kept its server connection, by its loop's clock.
+type keptSince struct{ rested, kept int64 }
+
+func (k *kept) add(s *session, since keptSince) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.sessions == nil {
-		k.sessions = make(map[*session]int64)
+		k.sessions = make(map[*session]keptSince)
 	}
 	k.sessions[s] = since
 }
@@ -33,13 +36,15 @@ func (k *kept) remove(s *session) {
 	delete(k.sessions, s)
 }
 
-// takeOldest takes out the session that has rested longest, if that is since before a moment; nil: there is none.
-func (k *kept) takeOldest(before int64) (oldest *session) {
+// takeOldest takes out the session that has rested longest, of those that have rested, or kept their connection, for long enough; nil: there
+// is none.
+func (k *kept) takeOldest(now int64) (oldest *session) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	rested := now
 	for s, since := range k.sessions {
-		if since < before {
-			oldest, before = s, since
+		if since.rested <= rested && (now-since.rested > int64(leastRest) || now-since.kept > int64(longestKept)) {
+			oldest, rested = s, since.rested
 		}
 	}
 	delete(k.sessions, oldest)
@@ -60,10 +65,11 @@ func (k *link) unkeep() {
 }
 
 // reclaimAfter is how long one waits for a server connection before somebody has to give up a kept one, and then again. leastRest is how
-// long that one must have rested: who is busy will soon be gone.
+// long that one must have rested: who is busy will soon be gone. Who has kept its connection for longestKept is not.
 const (
 	reclaimAfter = 100 * time.Millisecond
 	leastRest    = time.Second
+	longestKept  = 3 * time.Second
 )
 
 // reclaiming is a link that waits for a server connection.
@@ -80,7 +86,7 @@ func (r *resource) reclaim(now int64) {
 	if !r.softPins || r.pinned.Load() <= int64(r.mostPinned) {
 		return
 	}
-	if s := r.kept.takeOldest(now - int64(leastRest)); s != nil {
+	if s := r.kept.takeOldest(now); s != nil {
 		s.w.loop.Post(eventloop.TaskFunc(s.giveUpKept))
 	}
 }

@@ -104,11 +104,12 @@ type link struct {
 	told           []pool.Setting // what the client was told last of parameters, in this transaction
 	inquiry        inquiry        // what the session is asked about between transactions
 
-	foreign   bool  // the server connection was another session's, and remembers what that has drawn from sequences
-	vague     bool  // parameters were set whose names are not known: only DISCARD ALL ends that
-	pinned    touch // session state that keeps the server connection
-	changed   bool  // a run-time parameter was reported to have changed
-	admitNext bool  // the next message begins a transaction that has not been admitted
+	foreign     bool  // the server connection was another session's, and remembers what that has drawn from sequences
+	vague       bool  // parameters were set whose names are not known: only DISCARD ALL ends that
+	pinned      touch // session state that keeps the server connection
+	pinnedSince int64 // when it began to
+	changed     bool  // a run-time parameter was reported to have changed
+	admitNext   bool  // the next message begins a transaction that has not been admitted
 }
 
 // wait is what a link waits for, or whose answer is on the way.
@@ -360,7 +361,7 @@ func (k *link) rest() {
 		k.session.rest()
 	}
 	if k.mayBeTaken() {
-		k.session.resource.kept.add(k.session, k.since)
+		k.session.resource.kept.add(k.session, keptSince{k.since, k.pinnedSince})
 	}
 }
 

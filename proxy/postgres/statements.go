@@ -479,6 +479,8 @@ func (k *link) toParse(name, text []byte, n int) (*content, *proxy.Refusal) {
 		return c, nil
 	case errors.Is(err, errUserText):
 		return nil, k.overText("statements.per_user", s.resource.userText)
+	case errors.Is(err, errShare):
+		return nil, k.overText("statements, a user's part of what all may have", mostShared)
 	}
 	k.words.found |= touchLarge
 	return s.private(string(text)), nil

@@ -38,6 +38,7 @@ func (r *resource) stats() proxy.ResourceStats {
 		Waiting:     int64(r.pool.Budget().Waiting()),
 		Pinned:      make(map[string]int64),
 		Stalls:      r.stalls.counts(),
+		Prepared:    r.texts.counts(),
 		QueryErrors: r.errors.Counts(),
 	}
 	for i := range r.pins {

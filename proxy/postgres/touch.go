@@ -175,6 +175,7 @@ func (k *link) pin(t touch) {
 			r.pinned.Add(-1)
 		} else {
 			r.pinned.Add(1)
+			k.pinnedSince = k.w.loop.Now()
 		}
 	}
 	pins := &r.pins
