@@ -168,7 +168,7 @@ func TestAQueryTimeoutEndsAStall(t *testing.T) {
 		"reading": sent(query("SELECT repeat('x', 1000) FROM generate_series(1, 200000)")),
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := start(t, settings{servers: 1, timeouts: postgres.Timeouts{Query: 100 * time.Millisecond, ClientStall: time.Hour}})
+			w := start(t, settings{servers: 1, timeouts: postgres.Timeouts{Query: 500 * time.Millisecond, ClientStall: time.Hour}})
 			c := w.client()
 			scenario{script: []exchange{do}}.run(c, func([]pgtest.Message) {})
 			w.eventually("it has stalled", func() bool {
