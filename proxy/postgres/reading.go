@@ -31,8 +31,8 @@ type reading struct {
 // longestRead is how long a text may be that is read by its tokens, in bytes.
 const longestRead = 256 << 10
 
-// mostTokens is how many tokens of a text are read, which takes some 7 ms. What has more may be anything.
-const mostTokens = 16 << 10
+// mostTokens is how many tokens of a text are read, which takes some 20 ms. What has more may be anything.
+const mostTokens = 48 << 10
 
 // deepestRead is how deep strings are read that are executed, within strings that are.
 const deepestRead = 4
