@@ -121,7 +121,7 @@ func (c demoCmd) plan() storm.Plan {
 // demoOrder is one transaction of a shop.
 const demoOrder = `
 	INSERT INTO orders (customer, cents) VALUES (random(1, 1000), random(100, 9999));
-	UPDATE orders SET paid = true WHERE id = (SELECT lastval())`
+	UPDATE orders SET paid = true WHERE id = (SELECT max(id) FROM orders)`
 
 func explainMissing(err error) error {
 	return fmt.Errorf(`%w
