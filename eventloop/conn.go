@@ -213,6 +213,15 @@ func (c *Conn) Close() {
 	c.secure = nil
 }
 
+// Abort closes the socket so that the peer's next write fails: it is told that nobody is there any more (RST), and not only that nothing
+// more will come.
+func (c *Conn) Abort() {
+	if c.Open() {
+		_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}
+	c.Close()
+}
+
 // The sockets are non-blocking, so these system calls cannot wait and the scheduler need not hear of them.
 
 func (c *Conn) rawRead(p []byte) (int, error) {

@@ -59,6 +59,7 @@ type resetting struct {
 	ours     bool // what runs is our own cleaning: an error is the end
 	lost     bool // how many ReadyForQuery come ahead of the answer to our ROLLBACK is not certain
 	skip     int  // bytes of a long message that are still to come
+	answered bool // something, since it was left
 	over     bool
 }
 
@@ -68,6 +69,7 @@ type resetting struct {
 func (s *Server) Reset(l *eventloop.Loop, left Leftover) {
 	running := left.Cancel && (left.Owed > 0 || left.Unsynced)
 	if left.Broken || !s.Conn.Open() {
+		s.toiling = running && left.Owed > 1 && s.Conn.Open()
 		if running && s.Conn.Open() && !s.Conn.Gone() { // it would not notice that we close
 			s.CancelSoon(l, nil)
 		}
@@ -162,6 +164,7 @@ func (r *resetting) Fault() { r.fail() }
 // Run is called when some time has passed.
 func (r *resetting) Run() {
 	if r.waited += cancelAgain; r.waited >= cmp.Or(r.left.Within, resetTime) {
+		r.s.toiling = r.answered && r.left.Owed > 0 // a long line of statements, of which each has to be cancelled
 		r.fail()
 		return
 	}
@@ -301,6 +304,7 @@ func (r *resetting) heard(t byte, body []byte) bool {
 		}
 		r.left.Owed--
 		r.left.Status = body[0]
+		r.answered = true
 	case pgwire.ParameterStatus:
 		r.s.noteParameter(body, r.left.Look)
 	case pgwire.ErrorResponse:

@@ -24,6 +24,7 @@ type retiring struct {
 	then    func() // takes over the place in the budget; nil: the place is free
 	waited  time.Duration
 	told    bool // the log, that the server holds the connection
+	cut     bool // the server was told that nobody is there any more
 	over    bool
 }
 
@@ -50,10 +51,26 @@ func (s *Server) retire(l *eventloop.Loop, then func()) {
 		r.finish()
 		return
 	}
+	if s.toiling && then == nil {
+		r.cutOff()
+		return
+	}
 	_, _ = s.Conn.Write(pgwire.AppendMessage(nil, pgwire.Terminate)) // when it does not fit, the end of the stream says it
 	s.Conn.CloseWrite()
 	l.Arm(&s.timer, closingTime, r)
 	r.read()
+}
+
+// cutTime is how long after each of two cancel requests the process of a connection that was cut off is taken to be gone.
+const cutTime = 500 * time.Millisecond
+
+// cutOff closes a connection whose server has a line of statements to execute, which it would, one after the other, as long as it can write
+// what comes of them. The one that runs is cancelled; behind it the process notices that nobody is there.
+func (r *retiring) cutOff() {
+	r.cut = true
+	r.s.Conn.Abort()
+	r.s.CancelSoon(r.l, nil)
+	r.l.Arm(&r.s.timer, cutTime, r)
 }
 
 // Ready is called when the server has said something more, or closed.
@@ -67,6 +84,15 @@ func (r *retiring) Fault() { r.finish() }
 
 // Run is called when the server has taken too long.
 func (r *retiring) Run() {
+	if r.cut {
+		if r.waited += cutTime; r.waited > cutTime {
+			r.finish()
+			return
+		}
+		r.s.CancelSoon(r.l, nil) // the first one may have come between two statements
+		r.l.Arm(&r.s.timer, cutTime, r)
+		return
+	}
 	if r.waited == 0 {
 		r.s.CancelSoon(r.l, nil)
 	}

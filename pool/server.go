@@ -25,6 +25,7 @@ type Server struct {
 
 	address  string            // as it was dialled
 	lost     bool              // it broke while it was lent
+	toiling  bool              // it answers, but has more to do than is worth waiting for
 	unsafe   bool              // it must not serve anyone else: a cancel request may arrive at any time, or it is not what is wanted
 	suits    *Profile          // who may run on it as it is; nil: that is not known
 	explicit keptSet           // parameters that are set on it, so that a change of the default does not change them

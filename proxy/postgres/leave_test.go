@@ -403,3 +403,29 @@ func TestTheEndOfAnAnswerReachesASlowReader(t *testing.T) {
 		}
 	}
 }
+
+// A client that leaves behind a long line of statements leaves no process that executes them one after the other.
+func TestALineOfStatementsIsNotExecutedForNobody(t *testing.T) {
+	direct := left(t)
+	pgtest.NoLeaks(t)
+	for name, more := range map[string]string{"whole": "", "and part of a message": "Q\x00\x00\x01\x00SELECT"} {
+		t.Run(name, func(t *testing.T) {
+			w := start(t, settings{servers: 1, queue: limiter.Queue{Wait: 20 * time.Second}})
+			c := w.client()
+			pid := backend(t, c)
+			c.SendBytes([]byte(strings.Repeat(string(pgtest.Encode(query("SELECT pg_sleep(2)"))), 300) + more))
+			awaitState(t, direct, pid, "active PgSleep")
+			c.Abort()
+			began := time.Now()
+			if got := one(t, w.client().Query("SELECT 1")); got != "1" {
+				t.Errorf("the next one is told %q", got)
+			}
+			if took := time.Since(began); took > 15*time.Second {
+				t.Errorf("the next one is served after %v", took)
+			}
+			w.eventually("the process is gone", func() bool {
+				return len(pgtest.Rows(direct.Query("SELECT 1 FROM pg_stat_activity WHERE pid = "+pid))) == 0
+			})
+		})
+	}
+}
