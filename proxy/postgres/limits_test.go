@@ -323,6 +323,7 @@ func TestRunningOutOfDescriptors(t *testing.T) {
 		inside.Query("SELECT 1")
 	}
 	long := pgtest.Encode(query("SELECT '" + strings.Repeat("x", 20000) + "'"))
+	w.eventually("it is free", func() bool { return w.servers("used") == 0 })
 	inside.SendBytes(long[:19000]) // keeps the only server connection
 	w.eventually("it is lent", func() bool { return w.servers("used") == 1 })
 	if got := lastError(another.Query("SELECT 1")); got != "53300" { // none can be dialled, which is not the database's fault
