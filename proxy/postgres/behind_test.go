@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/weirproxy/weir/internal/pgtest"
@@ -20,18 +21,17 @@ func TestWhatIsSentBehindAResetRunsWithWhatWasAskedFor(t *testing.T) {
 		w := start(t, settings{servers: 2, mode: mode})
 		for _, reset := range []string{"RESET ALL", "DISCARD ALL", "RESET ROLE", "RESET search_path", "SET search_path TO DEFAULT", "BEGIN; RESET ALL; COMMIT"} {
 			for _, batches := range []bool{false, true} {
+				if batches && strings.Contains(reset, ";") { // no single statement
+					continue
+				}
 				t.Run(fmt.Sprint(mode, "/", reset, "/", batches), func(t *testing.T) {
 					c := w.client("options='-c role=weir_behind -c search_path=elsewhere -c my.x=5'")
-					switch {
-					case !batches:
-						c.Send(query(reset), query(shown))
-						c.UntilReady(1)
-					case reset == "BEGIN; RESET ALL; COMMIT":
-						t.Skip("more than one statement")
-					default:
+					if batches {
 						c.Send(append(batchOf(reset), batchOf(shown)...)...)
-						c.UntilReady(1)
+					} else {
+						c.Send(query(reset), query(shown))
 					}
+					c.UntilReady(1)
 					if got := one(t, c.UntilReady(1)); got != "weir_behind elsewhere 5" {
 						t.Errorf("it runs with %q", got)
 					}

@@ -25,7 +25,7 @@ import (
 func tortureTime(t *testing.T) time.Duration {
 	text := os.Getenv("WEIR_TORTURE")
 	if text == "" {
-		return 6 * time.Second
+		return 4 * time.Second
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
