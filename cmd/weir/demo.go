@@ -118,10 +118,17 @@ func (c demoCmd) plan() storm.Plan {
 	}
 }
 
-// demoOrder is one transaction of a shop.
+// demoShop is what the demonstration's database holds: so many articles that hardly ever two functions want the same one.
+const demoShop = `
+	CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer int, cents int);
+	CREATE TABLE stock (article int PRIMARY KEY, pieces int NOT NULL);
+	INSERT INTO stock SELECT n, 100000 FROM generate_series(1, 1000) n;
+	GRANT ALL ON orders, stock TO PUBLIC`
+
+// demoOrder is one transaction of the shop.
 const demoOrder = `
 	INSERT INTO orders (customer, cents) VALUES (random(1, 1000), random(100, 9999));
-	UPDATE orders SET paid = true WHERE id = (SELECT max(id) FROM orders)`
+	UPDATE stock SET pieces = pieces - 1 WHERE article = random(1, 1000)`
 
 func explainMissing(err error) error {
 	return fmt.Errorf(`%w
@@ -177,10 +184,7 @@ type demoStage struct {
 
 // play shows who is there, the storm, a refusal and what weir counted.
 func (d *demoStage) play(ctx context.Context, plan storm.Plan) error {
-	err := d.server.Exec(ctx, `CREATE TABLE orders (
-		id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer int, cents int, paid bool NOT NULL DEFAULT false);
-		GRANT ALL ON orders, orders_id_seq TO PUBLIC`)
-	if err != nil {
+	if err := d.server.Exec(ctx, demoShop); err != nil {
 		return err
 	}
 	d.say("  PostgreSQL      on %s, a throwaway server with room for %d connections", d.server.Addr(), demoRoom)

@@ -745,11 +745,14 @@ func TestPostgresOwnToolsReplicateThroughWeir(t *testing.T) {
 		dir := t.TempDir()
 		w.tool(t, pg, "pg_receivewal", "-D", dir, "-S", "received", "--create-slot")
 		defer w.tool(t, pg, "pg_receivewal", "-S", "received", "--drop-slot")
-		end := value(t, pg, "SELECT pg_switch_wal()")
-		mustExec(t, pg, "SELECT pg_logical_emit_message(true, 'weir', 'in the next segment')")
-		w.tool(t, pg, "pg_receivewal", "-D", dir, "-S", "received", "--endpos", end, "--no-loop", "--no-sync")
-		if files, err := os.ReadDir(dir); err != nil || len(files) == 0 {
-			t.Errorf("received %v, %v", files, err)
+		for range 2 { // the second time it goes on from its own files, over the end of a segment
+			end := value(t, pg, "SELECT pg_current_wal_insert_lsn()")
+			mustExec(t, pg, "SELECT pg_logical_emit_message(true, 'weir', 'behind the end')")
+			w.tool(t, pg, "pg_receivewal", "-D", dir, "-S", "received", "--endpos", end, "--no-loop", "--no-sync")
+			mustExec(t, pg, "SELECT pg_switch_wal()")
+		}
+		if files, err := os.ReadDir(dir); err != nil || len(files) != 2 {
+			t.Errorf("received %v, %v; want two segments", files, err)
 		}
 	})
 	t.Run("pg_recvlogical", func(t *testing.T) {

@@ -82,24 +82,27 @@ func TestTorture(t *testing.T) {
 		return w.servers("used")+w.servers("dialing")+w.servers("closing") == 0 && w.servers("idle") <= budget
 	})
 	w.eventually("everybody is served", func() bool { return w.tryPgconn(t, "") == nil })
-	var together []*pgtest.Client
-	for range w.Stats().Resources[0].Limit { // all slots are there
-		c := w.client()
-		c.Query("BEGIN")
-		if got := lastError(c.Query("SELECT 1")); got != "" {
-			t.Errorf("slot %d of %d: %s", len(together)+1, w.Stats().Resources[0].Limit, got)
-		}
-		together = append(together, c)
-	}
-	for _, c := range together {
-		c.Close()
-	}
+	w.eventually("all slots are there", func() bool { // not at once: some stay with the short statements that came a moment ago
+		return allAtOnce(w, w.Stats().Resources[0].Limit)
+	})
 	if n := w.Stats().Panics; n > 0 {
 		t.Errorf("%d panics", n)
 	}
 	if after := memory(); after > before+64<<20 {
 		t.Errorf("%d MB are used where it were %d MB", after>>20, before>>20)
 	}
+}
+
+// allAtOnce reports whether so many clients can each be in a transaction at the same time.
+func allAtOnce(w *weir, clients int) bool {
+	for range clients {
+		c := w.client()
+		defer c.Close()
+		if c.Query("BEGIN"); lastError(c.Query("SELECT 1")) != "" {
+			return false
+		}
+	}
+	return true
 }
 
 // tortureOnce is one client, from its connecting to its end.
