@@ -45,7 +45,7 @@ func stats() proxy.Stats {
 		Refused:   map[string]int64{"clients": 7},
 		Protocol:  map[string]int64{"http": 1},
 		Resources: []proxy.ResourceStats{{
-			Name: "orders", Budget: 80, Waiting: 4, Limit: 64,
+			Name: "orders", Budget: 80, Waiting: 4, Limit: 64, Patience: 800 * time.Millisecond,
 			Queue:       map[string]int64{"critical": 0, "normal": 4, "batch": 0, "sheddable": 0},
 			Servers:     map[string]int64{"used": 20, "idle": 5},
 			Admitted:    map[proxy.AdmittedBy]int64{{Caller: "default", Priority: "normal"}: 12345, {Caller: "bad\xffname", Priority: "batch"}: 1},

@@ -106,6 +106,13 @@ var metrics = []metric{
 		}),
 	},
 	{
+		"weir_patience_seconds", "How long transactions are taken to be wanted that say nothing of it: as is set, as is seen of those who hang up or cancel, or else queue.wait.", gauge,
+		[]string{"resource"},
+		perResource(func(r proxy.ResourceStats, out series) {
+			out.number(r.Patience.Seconds())
+		}),
+	},
+	{
 		"weir_queue_wait_seconds", "How long transactions waited for their turn and a server connection.", histogram,
 		[]string{"resource"},
 		perResource(func(r proxy.ResourceStats, out series) {

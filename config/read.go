@@ -597,6 +597,8 @@ func expects(t reflect.Type, f field) string {
 		return "a duration above 0 such as 500ms, 2s or 1h"
 	case t == reflect.TypeFor[limiter.Length]():
 		return "auto, or a whole number of clients, 1 or more"
+	case t == reflect.TypeFor[limiter.Patience]():
+		return "auto, or a duration above 0 with its unit, such as 800ms"
 	}
 	switch t.Kind() {
 	case reflect.Int:

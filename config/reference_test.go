@@ -303,6 +303,8 @@ func shownDefault(v reflect.Value, zero string) string {
 		return text
 	case limiter.Length:
 		return x.String()
+	case limiter.Patience:
+		return x.String()
 	case int:
 		if x < 0 { // stands for what depends on other settings
 			return ""
@@ -324,6 +326,8 @@ func kind(t reflect.Type) string {
 		return "duration"
 	case reflect.TypeFor[limiter.Length]():
 		return "auto or whole number"
+	case reflect.TypeFor[limiter.Patience]():
+		return "auto or duration"
 	case reflect.TypeFor[config.Admin]():
 		return "address or section"
 	}

@@ -63,21 +63,30 @@ func TestEachPartIsWorthItsCode(t *testing.T) {
 			},
 			loses: 50,
 		},
-		"a standing line is short: 5 times the load, a second of patience; goodput": {
-			without: []int{limiter.Standing}, limit: adaptive,
-			setup:   func(w *world) { w.kinds = []*kind{oltp(steady(5 * capacity))} },
-			measure: func(w *world) float64 { return 100 * float64(after(w.kinds[0]).good) / (capacity * 9) },
-			loses:   50,
-		},
-		"deadlines that are told: 60 to 300 ms, 1.5 times the load; goodput": {
-			without: []int{limiter.Deadlines},
+		"patience: 5 times the load, functions that wait for 100 ms; goodput": {
+			without: []int{limiter.Patient}, limit: adaptive,
 			setup: func(w *world) {
-				k := oltp(steady(1.5 * capacity))
-				k.tells, k.patience = true, between(60*time.Millisecond, 300*time.Millisecond)
+				k := oltp(steady(5 * capacity))
+				k.deadline = 100 * time.Millisecond
 				w.kinds = []*kind{k}
 			},
 			measure: func(w *world) float64 { return 100 * float64(after(w.kinds[0]).good) / (capacity * 9) },
-			loses:   8,
+			loses:   20,
+		},
+		"deadlines that are told: some have 60 ms, the others 3 s, which is set; twice the load; those of 60 ms that are served or told so at once": {
+			without: []int{limiter.Deadlines},
+			setup: func(w *world) {
+				hasty, calm := oltp(steady(.3*capacity)), oltp(steady(1.7*capacity))
+				hasty.tells, hasty.deadline, hasty.flow = true, 60*time.Millisecond, calm.flow
+				calm.tells, calm.deadline = true, 3*time.Second
+				w.kinds = []*kind{hasty, calm}
+				w.slots = limiter.NewSlots(20, limiter.Queue{Patience: limiter.Patience(3 * time.Second)}.WithDefaults(), limiter.Adaptive{}.WithDefaults())
+			},
+			measure: func(w *world) float64 {
+				k := after(w.kinds[0])
+				return 100 * float64(k.good+k.denied) / float64(k.offered)
+			},
+			loses: 20,
 		},
 		"lanes: 30 % of the load becomes reports of 2 s; the short ones that are served": {
 			without: []int{limiter.Lanes}, limit: adaptive,

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Priority says who is refused first when not all can be served.
@@ -45,6 +46,7 @@ type CallerRule struct {
 	MaxPriority Priority `yaml:"max_priority" eg:"critical"`                                    // the highest priority that these clients may claim for themselves (their priority)
 	Weight      int      `yaml:"weight" eg:"4"`                                                 // share of the server's time among callers of one priority, relative to the others' (1)
 	Rate        *Rate    `yaml:"rate" eg:"{ per_second: 500 }"`                                 // transactions of these clients together, whole fleet (unlimited)
+	Patience    Patience `yaml:"patience" eg:"800ms"`                                           // how long transactions of these clients are wanted, or auto: as the resource's queue.patience (auto)
 	Connections int      `yaml:"connections" eg:"5"`                                            // transactions of these clients that may run at once; at most the resource's connections (no limit of their own)
 	Mode        Mode     `yaml:"mode" eg:"shadow"`                                              // enforce | shadow | off (enforce)
 }
@@ -217,7 +219,7 @@ func newCaller(key string, r CallerRule, bucket func(string, Rate) Bucket) *Call
 		c.Level, c.Highest = LevelNormal, LevelNormal
 		c.Flow = NewShadowFlow(r.Connections)
 	default:
-		c.Flow = NewFlow(r.Weight, r.Connections)
+		c.Flow = NewFlow(r.Weight, r.Connections).Wanted(time.Duration(r.Patience))
 	}
 	if r.Rate != nil && r.Rate.Mode != Off {
 		c.Rate = *r.Rate

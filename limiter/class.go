@@ -33,17 +33,10 @@ func (c *class) enter(n int) {
 	}
 }
 
-// held notes how long a slot was held. A class is long when that is typical of it, and short again only when it clearly is not.
+// held notes how long the database has worked for one.
 func (c *class) held(nanoseconds float64, now int64) {
-	if c == nil {
-		return
-	}
-	c.typical.note(nanoseconds, now)
-	switch {
-	case c.typical.nanoseconds > float64(longAfter) && c.typical.n >= fewSamples:
-		c.long = true
-	case c.typical.nanoseconds < float64(longAfter)/2:
-		c.long = false
+	if c != nil {
+		c.typical.note(nanoseconds, now)
 	}
 }
 
@@ -56,10 +49,18 @@ func (c *class) runsLong(nanoseconds float64, now int64) {
 	}
 }
 
-// ran notes how long a statement took.
+// ran notes how long a statement took. A class is long when even those that are not in each other's way take long, and short again only
+// when they clearly do not: what waits for a lock now and then is not long.
 func (c *class) ran(nanoseconds float64, calm bool, now int64) {
-	if c != nil {
-		c.base.note(nanoseconds, calm, now)
+	if c == nil {
+		return
+	}
+	c.base.note(nanoseconds, calm, now)
+	switch {
+	case c.base.nanoseconds > float64(longAfter) && c.base.n >= fewSamples:
+		c.long = true
+	case c.base.nanoseconds < float64(longAfter)/2:
+		c.long = false
 	}
 }
 

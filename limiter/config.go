@@ -55,9 +55,10 @@ func (r Rate) Validate(report func(key, what, expected string)) {
 
 // Queue bounds the wait for a server connection. A zero field takes the default written beside it.
 type Queue struct {
-	Wait   time.Duration `yaml:"wait" eg:"2s"`     // longest wait before the transaction is refused (2s)
-	Length Length        `yaml:"length" eg:"auto"` // clients that may wait, or auto (auto)
-	Mode   Mode          `yaml:"mode" eg:"shadow"` // enforce | shadow | off (enforce)
+	Wait     time.Duration `yaml:"wait" eg:"2s"`        // longest wait before the transaction is refused (2s)
+	Length   Length        `yaml:"length" eg:"auto"`    // clients that may wait, or auto (auto)
+	Patience Patience      `yaml:"patience" eg:"800ms"` // how long a transaction is wanted, from when it is asked for, or auto: as is seen of who hangs up (auto)
+	Mode     Mode          `yaml:"mode" eg:"shadow"`    // enforce | shadow | off (enforce)
 }
 
 // WithDefaults returns q with its zero fields filled.

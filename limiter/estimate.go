@@ -5,16 +5,16 @@ import (
 	"time"
 )
 
-// fewSamples is how many it takes to believe a mean.
-const fewSamples = 3
+const (
+	fewSamples  = 3  // it takes to believe a mean
+	averageOver = 64 // samples
+)
 
 // average is an exponentially weighted mean that starts as a plain one.
 type average struct {
 	mean float64
 	n    int
 }
-
-const averageOver = 64 // samples
 
 func (a *average) note(x float64) {
 	a.n = min(a.n+1, averageOver)
@@ -45,73 +45,162 @@ func (r *rate) note(now int64) { r.value = r.by(now) + float64(time.Second)/rate
 
 func (r *rate) by(now int64) float64 { return r.fading.by(now, rateOver) }
 
-// peak is the highest value lately. It falls by half in peakHalf.
-type peak struct{ fading }
+// usual is what something mostly is, lately. It falls by half in usualHalf while nothing is noted.
+type usual struct {
+	mean fading
+	off  float64 // mean deviation from that
+}
 
-const peakHalf = float64(2 * time.Second)
+const (
+	usualHalf = float64(2 * time.Second)
+	usualOver = 32 // notes
+)
 
-func (p *peak) note(x float64, now int64) { p.value = max(x, p.by(now)) }
+func (u *usual) note(x float64, now int64) {
+	mean := u.mean.by(now, usualHalf/math.Ln2)
+	u.off += (math.Abs(x-mean) - u.off) / usualOver
+	u.mean.value += (x - mean) / usualOver
+}
 
-func (p *peak) by(now int64) float64 { return p.fading.by(now, peakHalf/math.Ln2) }
+// most is what it hardly ever exceeds by much.
+func (u *usual) most(now int64) float64 {
+	mean := u.mean.by(now, usualHalf/math.Ln2)
+	return mean + 2.2*min(u.off, mean)
+}
 
-// turnsAwayLocked reports whether r, which cannot have a slot at once, is to be turned away instead of joining its line, and why.
+// turnsAwayLocked reports whether r, which cannot have a slot at once, is to be turned away instead of joining its line, and why:
+// because it could not be served while it is wanted, or because others could not if it were.
 func (s *Slots) turnsAwayLocked(r *Request, line *line, now int64, woken *chain) (Denial, bool) {
-	expected := s.expectedLocked(r, line, now)
+	expected, known := s.expectedLocked(r, line)
 	if d, late := s.lateLocked(r, now, expected); late {
 		return d, true
 	}
 	d := Denial{Expected: expected, Limit: s.queue.Wait, Ahead: s.waiting}
-	if line.standing && !s.switches.noStanding {
-		d.Limit = min(d.Limit, s.standingWaitLocked(r))
-		if expected > d.Limit && s.levels[r.Level][r.lane].waiting >= s.fewLocked(r) {
-			d.Err, d.RetryAfter = ErrShed, s.retryAfter(line, expected)
+	if known && s.waiting >= fewWaiting {
+		b := s.boundLocked(r, now)
+		d.Limit, d.Patience, d.Source = b.wait, b.patience, b.source
+		if expected > d.Limit {
+			d.Err, d.RetryAfter = ErrShed, s.retryAfter(r, expected)
 			return d, true
 		}
 	}
-	// Where nobody waits yet one may try: a slot may come free much sooner than on average.
-	if expected > s.queue.Wait && s.levels[r.Level][r.lane].waiting > 0 || s.waiting >= s.length && !s.makesRoomLocked(r, line, woken) {
-		d.Err, d.RetryAfter = ErrQueueFull, s.retryAfter(line, expected)
+	if s.waiting >= s.length && !s.makesRoomLocked(r, line, woken) {
+		d.Err, d.RetryAfter = ErrQueueFull, s.retryAfter(r, expected)
 		return d, true
 	}
 	return d, false
 }
 
-// standingWaitLocked is how long r, which joins a standing line, may expect to wait.
-func (s *Slots) standingWaitLocked(r *Request) time.Duration {
-	wait := max(standingWait, time.Duration(standingPart*s.usualLocked(r.Flow, r.lane)))
-	if r.Level == LevelCritical {
-		wait *= criticalWaits
-	}
-	return wait
+// fewWaiting may wait whatever the time, so that no slot stays empty for want of somebody to use it.
+const fewWaiting = 5
+
+// bound is how long a request may expect to wait, and the patience from which that follows.
+type bound struct {
+	wait, patience time.Duration
+	source         PatienceSource
 }
 
-// shortenLocked denies those at the end of a line that stands since now who would have to wait for longer than they may.
-func (s *Slots) shortenLocked(q *line, now int64, woken *chain) {
-	if s.switches.noStanding {
-		return
+const (
+	// inTime is the part of a patience within which an answer is to be expected, as not everything can be foreseen.
+	inTime = 1.0
+	// unsure is the same where hardly anybody leaves: what is expected may well be wrong by as much.
+	unsure = 1.5
+	// inFlood is the part of a patience for which one may wait in a flood: whatever is served is served as soon as it can be, and the
+	// line does not run dry.
+	inFlood = 0.45
+	// firstPatience is what is taken for the patience before anybody has left, or has waited for longer.
+	firstPatience = 500 * time.Millisecond
+	// longWait is the part of the time for which a request is going to hold its slot that it may wait at least, as long as nobody
+	// has left.
+	longWait = 0.5
+)
+
+// boundLocked is how long r may expect to wait.
+func (s *Slots) boundLocked(r *Request, now int64) bound {
+	b := bound{s.queue.Wait, s.queue.Wait, PatienceUnknown}
+	if s.switches.noPatience {
+		return b
 	}
-	for q.len > s.fewLocked(q.tail) {
-		expected, limit := s.expectedLocked(q.tail, q, now), s.standingWaitLocked(q.tail)
-		if expected <= limit {
-			return
-		}
-		s.denyLocked(q.tail, Denial{
-			Err: ErrShed, Expected: expected, Limit: limit, Ahead: s.waiting, RetryAfter: s.retryAfter(q, expected),
-		}, woken)
+	own := time.Duration(s.pace[r.lane].interval * float64(s.slotsOfLocked(r.lane))) // as long as each holds a slot while all are taken
+	flooded := s.levels[r.Level][r.lane].flood.stands && r.Level != LevelCritical && r.lane == short
+	seen := s.leavingLocked(r.Flow)
+	switch set := s.setPatience(r.Flow); {
+	case set > 0:
+		b.patience, b.source = set, PatienceSet
+	case seen.patience(now) > 0:
+		b.patience, b.source = time.Duration(seen.patience(now)), PatienceSeen
 	}
+	if r.Deadline != 0 && !s.switches.noDeadlines && (!flooded || time.Duration(r.Deadline-now) < b.patience) {
+		b.patience, b.source = time.Duration(r.Deadline-now), PatienceDeadline
+	}
+	switch unknown := b.source == PatienceUnknown; {
+	case unknown && flooded:
+		b.patience = min(max(firstPatience, time.Duration(seen.reached)), b.patience)
+		b.wait = max(scale(b.patience, inFlood), scale(own, longWait))
+	case unknown:
+		b.wait = scale(b.wait, unsure)
+		return b
+	case flooded:
+		b.wait = min(scale(b.patience, inFlood), max(0, scale(b.patience, inTime)-own))
+		b.wait = scale(b.wait, max(0, 1-2*float64(seen.leave))) // if many leave all the same, something takes longer than it seems
+	case b.source == PatienceSeen && !seen.goesOn():
+		b.wait = min(scale(b.patience, unsure), scale(s.queue.Wait, unsure))
+		return b
+	default:
+		b.wait = max(0, scale(b.patience, inTime)-own)
+	}
+	b.wait = min(b.wait, s.queue.Wait)
+	return b
 }
 
-// fewWaiting is how many may wait in a standing line whatever the time, so that slots that are held for long do not stay empty.
-const fewWaiting = 2
+func scale(d time.Duration, by float64) time.Duration { return time.Duration(by * float64(d)) }
 
-// fewLocked is the same for r: behind a higher priority, where only the trickle comes, one is enough.
-func (s *Slots) fewLocked(r *Request) int {
-	for l := range r.Level {
-		if s.levels[l][r.lane].waiting > 0 {
-			return 1
+// staleLocked reports whether r, whose turn it is, has waited for so long in a flood that it would probably be given up while it runs.
+func (s *Slots) staleLocked(r *Request, now int64) (Denial, bool) {
+	if !s.levels[r.Level][r.lane].flood.stands {
+		return Denial{}, false
+	}
+	b, waited := s.boundLocked(r, now), time.Duration(now-r.entered)
+	if b.source != PatienceSeen || waited <= max(scale(b.wait, unsure), leastStale) {
+		return Denial{}, false
+	}
+	return Denial{
+		Err: ErrShed, Expected: waited, Limit: b.wait, Patience: b.patience, Source: b.source, Ahead: s.waiting,
+		RetryAfter: s.retryAfter(r, waited),
+	}, true
+}
+
+// leastStale is a wait for which nobody is too late.
+const leastStale = 5 * time.Millisecond
+
+// leavingLocked is what is seen of a flow's patience, or of that of all while there is too little.
+func (s *Slots) leavingLocked(f *Flow) *leaving {
+	if f.leaving.tells() {
+		return &f.leaving
+	}
+	return &s.leaving
+}
+
+// shortenLocked denies, in a flood, those at the ends of the lines of a priority who would have to wait for longer than they may.
+func (s *Slots) shortenLocked(v *level, now int64, woken *chain) {
+	for i := 0; i < len(v.heap); {
+		f := v.heap[i]
+		q := &f.lines[v.l][v.n]
+		for q.len > 0 && s.waiting > fewWaiting {
+			expected, known := s.expectedLocked(q.tail, q)
+			b := s.boundLocked(q.tail, now)
+			if !known || expected <= b.wait {
+				break
+			}
+			s.denyLocked(q.tail, Denial{
+				Err: ErrShed, Expected: expected, Limit: b.wait, Patience: b.patience, Source: b.source, Ahead: s.waiting,
+				RetryAfter: s.retryAfter(q.tail, expected),
+			}, woken)
+		}
+		if i < len(v.heap) && v.heap[i] == f { // else another one has its place
+			i++
 		}
 	}
-	return fewWaiting
 }
 
 // lateLocked reports whether r, after a wait of that long, could not finish by its deadline.
@@ -131,36 +220,57 @@ func (s *Slots) lateLocked(r *Request, now int64, wait time.Duration) (Denial, b
 	return Denial{Err: ErrDeadline, Expected: needs, Limit: left, Ahead: s.waiting, RetryAfter: max(needs-left, soonest)}, true
 }
 
-// expectedLocked is how long r is going to wait, as far as can be told from those who are ahead of it, how long they usually
-// hold their slots, and how many slots there are for them.
-func (s *Slots) expectedLocked(r *Request, line *line, now int64) time.Duration {
-	own, each := s.usualLocked(r.Flow, r.lane), s.meanLocked(r.lane)
-	all := float64(max(1, s.limit-s.running[long]))
-	if r.lane == long {
-		all = float64(s.longSlotsLocked())
+// expectedLocked is how long r is going to wait at the end of its line: as the line has moved until now; or, while that is not known, as far as
+// can be told from who is served before it and from how fast slots come free. known is false when nothing is known of that either.
+func (s *Slots) expectedLocked(r *Request, line *line) (wait time.Duration, known bool) {
+	if f := r.Flow; f.most > 0 {
+		wait = time.Duration(float64(line.len+1) * s.usualLocked(f, r.lane) / float64(f.most))
 	}
-	slots, higher := all, 0.0 // nanoseconds of a slot's time
+	p := &s.pace[r.lane]
+	switch {
+	case line.len > 0 && line.pace.moves():
+		return max(wait, time.Duration(min(float64(line.len+1)*line.pace.interval, mostExpected))), true
+	case !p.known():
+		return wait, false
+	}
+	left, higher := 1.0, 0 // part of the grants
 	for l := range r.Level {
 		v := &s.levels[l][r.lane]
-		slots -= v.served.by(now) * each / float64(time.Second)
-		higher += v.backlog
+		left -= v.served.by(s.now) * p.interval / float64(time.Second)
+		higher += v.waiting
 	}
 	v := &s.levels[r.Level][r.lane]
 	weight := v.weight
 	if line.len == 0 {
 		weight += r.Flow.weight
 	}
-	ours := float64(line.len) * own
-	ahead := own + min(v.backlog, ours*weight/r.Flow.weight)
-	wait := (higher + ahead) / max(slots, all*leastLeft)
+	ahead := min(float64(v.waiting), float64(line.len)*s.dearLocked(r)*weight/r.Flow.weight) + 1
+	turns := (float64(higher) + ahead) / max(left, leastLeft)
 	if higher > 0 { // the trickle does not wait for them
-		wait = min(wait, ahead*trickle*(levelCount-1)/all)
+		turns = min(turns, ahead*trickle*(levelCount-1))
 	}
-	if f := r.Flow; f.most > 0 {
-		wait = max(wait, (ours+own)/float64(f.most))
-	}
-	return time.Duration(min(wait, mostExpected))
+	return max(wait, time.Duration(min(turns*p.interval, mostExpected))), true
 }
+
+// slotsOfLocked is how many slots a lane may have.
+func (s *Slots) slotsOfLocked(n lane) int {
+	if n == long {
+		return s.longSlotsLocked()
+	}
+	return max(1, s.limit-s.running[long])
+}
+
+// dearLocked is how many times as long as others in its lane r is going to hold its slot.
+func (s *Slots) dearLocked(r *Request) float64 {
+	own, all := r.Flow.hold[r.lane], s.hold[r.lane]
+	if own.n < fewSamples || all.n < fewSamples || all.mean == 0 {
+		return 1
+	}
+	return min(max(own.mean/all.mean, 1.0/dearest), dearest)
+}
+
+// dearest bounds what is computed from times that differ by chance.
+const dearest = 64
 
 // leastLeft is the part of the slots that higher priorities are taken to leave at least.
 const leastLeft = 0.01
@@ -168,15 +278,18 @@ const leastLeft = 0.01
 // mostExpected bounds what is computed from times that mean nothing.
 const mostExpected = float64(24 * time.Hour)
 
-// retryAfter is when to come back to a line in which as many more arrive as it can take: all who are turned away together
-// would find the same line again if they came as soon as it has moved on.
-func (s *Slots) retryAfter(q *line, expected time.Duration) time.Duration {
-	again := float64(max(expected, leastRetry)) * max(1, q.arrivedBy)
-	return min(time.Duration(again), mostRetry)
+// retryAfter is when to come back to a line in which one would wait for so long. In a flood all who are turned away together would find
+// the same line again if they came as soon as it has moved on: so it is as many times as long as more arrive than leave.
+func (s *Slots) retryAfter(r *Request, expected time.Duration) time.Duration {
+	again := float64(expected)
+	if f := &s.levels[r.Level][r.lane].flood; f.stands {
+		again *= max(1, f.arrived)
+	}
+	return min(max(time.Duration(again), leastRetry), mostRetry)
 }
 
 const (
-	leastRetry = 50 * time.Millisecond
+	leastRetry = 25 * time.Millisecond
 	mostRetry  = 5 * time.Second
 )
 
@@ -216,6 +329,6 @@ func (s *Slots) longestLocked(l int) (longest *Flow, in lane) {
 
 func (s *Slots) pushOutLocked(q *line, woken *chain) {
 	s.denyLocked(q.tail, Denial{
-		Err: ErrQueueFull, Limit: s.queue.Wait, Ahead: s.waiting, RetryAfter: s.retryAfter(q, s.queue.Wait),
+		Err: ErrQueueFull, Limit: s.queue.Wait, Ahead: s.waiting, RetryAfter: s.retryAfter(q.tail, s.queue.Wait/2),
 	}, woken)
 }

@@ -5,7 +5,7 @@ import "fmt"
 // The parts of Slots that tests turn off.
 const (
 	Fairness = iota
-	Standing
+	Patient
 	Deadlines
 	Lanes
 	Limiting
@@ -22,8 +22,8 @@ func (s *Slots) Without(parts ...int) {
 					s.levels[l][n].arrival = true
 				}
 			}
-		case Standing:
-			s.switches.noStanding = true
+		case Patient:
+			s.switches.noPatience = true
 		case Deadlines:
 			s.switches.noDeadlines = true
 		case Limiting:

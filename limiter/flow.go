@@ -1,5 +1,7 @@
 package limiter
 
+import "time"
+
 // Level is a priority as a number, the most important first.
 type Level uint8
 
@@ -22,6 +24,8 @@ type Flow struct {
 
 	running int
 	hold    [lanes]average      // how long its requests hold a slot
+	wanted  time.Duration       // how long its requests are wanted, as it is set; 0: it is not
+	leaving leaving             // what is seen of that
 	virtual [levelCount]float64 // server time used with each priority so far, by weight, in nanoseconds; see level.virtual
 	lines   [levelCount][lanes]line
 	places  [levelCount][lanes]int // in the heaps of flows that wait, from 1; 0: not there
@@ -35,6 +39,12 @@ func NewShadowFlow(most int) *Flow { return &Flow{weight: 1, would: most} }
 func NewFlow(weight, most int) *Flow { return &Flow{weight: float64(max(weight, 1)), most: most} }
 
 func (f *Flow) line(r *Request) *line { return &f.lines[r.Level][r.lane] }
+
+// Wanted sets how long the flow's requests are wanted; 0: what is seen of them, or is set for all, counts. It returns f.
+func (f *Flow) Wanted(patience time.Duration) *Flow {
+	f.wanted = patience
+	return f
+}
 
 // use charges the flow with nanoseconds of server time; less than none gives back.
 func (f *Flow) use(l Level, nanoseconds float64) { f.virtual[l] += nanoseconds / f.weight }
@@ -50,9 +60,9 @@ type level struct {
 	heap    []*Flow
 	arrival bool    // order of arrival instead of fairness
 	waiting int     // requests
-	backlog float64 // nanoseconds for which these are going to hold their slots
 	weight  float64 // of the flows in the heap
 	served  rate    // grants
+	flood   flood
 	virtual float64 // virtual time of the flow that was served last: where one begins that has rested, and saved nothing up
 }
 

@@ -1,6 +1,9 @@
 package limiter
 
-import "math"
+import (
+	"math"
+	"time"
+)
 
 // lane separates statements that take long from all others, so that they cannot have every slot.
 type lane uint8
@@ -35,16 +38,23 @@ func (s *Slots) longSlotsLocked() int {
 	if s.switches.noLanes {
 		return s.limit
 	}
-	part, demand := s.longPart(), s.demand.by(s.now)
+	part, demand := s.longPart(), s.demand.most(s.now)
 	idle := min(s.limit-1, s.limit-int(demand+.5))
-	if demand >= 1 {
+	if s.shortsLocked() {
 		idle = min(idle, part+int(s.lending.slots))
 	}
 	return max(part, idle)
 }
 
+// shortsLocked reports whether there are short statements.
+func (s *Slots) shortsLocked() bool { return s.asked > 0 && s.now-s.asked < shortsLast }
+
+// shortsLast is for how long there are taken to be some after one came, in nanoseconds.
+const shortsLast = int64(5 * time.Second)
+
 // noteDemandLocked takes note of how many slots short statements use or wait for.
 func (s *Slots) noteDemandLocked(now int64) {
+	s.asked = now
 	queued := 0
 	for l := range s.levels {
 		queued += s.levels[l][short].waiting
@@ -54,10 +64,10 @@ func (s *Slots) noteDemandLocked(now int64) {
 
 // tellingLocked is the lane whose statements tell how the database is doing: the short ones, as long as there are any.
 func (s *Slots) tellingLocked() lane {
-	if s.demand.by(s.now) < 1 {
-		return long
+	if s.shortsLocked() {
+		return short
 	}
-	return short
+	return long
 }
 
 // callLongLocked moves statements that have been running for long to the lane where they belong.

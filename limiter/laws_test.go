@@ -113,7 +113,7 @@ func (p *player) play() {
 	case action < 14:
 		if m := p.some("running"); m != nil {
 			m.is = ""
-			p.slots.Leave(&m.Request, now, took)
+			p.slots.Leave(&m.Request, now, limiter.Use{Took: took})
 		}
 	case action < 16:
 		if m := p.some("waiting"); m != nil {
@@ -125,7 +125,7 @@ func (p *player) play() {
 	case action == 16:
 		if m := p.some("running"); m != nil {
 			m.is = "keeping"
-			p.slots.Keep(&m.Request, now, took)
+			p.slots.Keep(&m.Request, now, limiter.Use{Took: took})
 		}
 	case action == 17:
 		if m := p.some("keeping"); m != nil {
@@ -135,7 +135,7 @@ func (p *player) play() {
 	case action == 18:
 		if m := p.some("keeping"); m != nil {
 			m.is = ""
-			p.slots.Leave(&m.Request, now, 0)
+			p.slots.Leave(&m.Request, now, limiter.Use{})
 		}
 	case p.next(20) == 0:
 		p.slots.Refuse(errRefused, now)
@@ -204,15 +204,15 @@ func (p *player) check() {
 func (p *player) end() {
 	for m := p.some("running"); m != nil; m = p.some("running") {
 		m.is = ""
-		p.slots.Leave(&m.Request, p.now, 0)
+		p.slots.Leave(&m.Request, p.now, limiter.Use{})
 		p.check()
 	}
 	for m := p.some("keeping"); m != nil; m = p.some("keeping") {
 		m.is = ""
-		p.slots.Leave(&m.Request, p.now, 0)
+		p.slots.Leave(&m.Request, p.now, limiter.Use{})
 		for m := p.some("running"); m != nil; m = p.some("running") {
 			m.is = ""
-			p.slots.Leave(&m.Request, p.now, 0)
+			p.slots.Leave(&m.Request, p.now, limiter.Use{})
 		}
 		p.check()
 	}
@@ -297,12 +297,12 @@ func TestSlotsAmongGoroutines(t *testing.T) {
 				served.Add(1)
 				running.Add(-1)
 				if rng.IntN(5) == 0 {
-					s.Keep(&c.Request, clock(), time.Microsecond)
+					s.Keep(&c.Request, clock(), limiter.Use{Took: time.Microsecond})
 					if rng.IntN(2) == 0 {
 						s.Resume(&c.Request, clock())
 					}
 				}
-				s.Leave(&c.Request, clock(), time.Microsecond)
+				s.Leave(&c.Request, clock(), limiter.Use{Took: time.Microsecond})
 			}
 		})
 	}

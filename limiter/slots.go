@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"cmp"
 	"errors"
 	"sync"
 	"time"
@@ -33,6 +34,8 @@ type Denial struct {
 	Err        error         // one of the errors above, or what [Slots.Refuse] was given; nil: not denied
 	Expected   time.Duration // the wait that was to be expected, the transaction's own time included for ErrDeadline
 	Limit      time.Duration // the wait, or the time, there was
+	Patience   time.Duration // how long it was taken to be wanted, where that decided
+	Source     PatienceSource
 	Ahead      int           // requests waiting
 	RetryAfter time.Duration // when the queue is likely to have room
 	Shadow     bool          // it was let pass all the same
@@ -55,6 +58,7 @@ type Request struct {
 	class      *class
 	entered    int64
 	granted    int64
+	gaveUp     bool
 	charge     float64  // nanoseconds for which it is going to hold a slot, as its like does; charged to the flow when it starts
 	next, prev *Request // in its line while it waits, in Slots.running while it runs in the short lane
 	woken      *Request // the next one to be told
@@ -102,10 +106,13 @@ type Slots struct {
 	quick    fifo // those that run in the short lane, in the order of their start
 	waiting  int
 	levels   [levelCount][lanes]level
-	turns    int // grants since a lower priority had its turn
-	lower    int // the one that had it last
-	hold     [lanes]average
-	demand   peak // slots that short statements used or waited for lately
+	turns    int            // grants since a lower priority had its turn
+	lower    int            // the one that had it last
+	hold     [lanes]average // how long slots are held
+	pace     [lanes]pace
+	leaving  leaving // of all flows
+	demand   usual   // slots that short statements used or waited for lately
+	asked    int64   // when one came last
 	lending  lending
 	classes  classes
 	window   window
@@ -117,7 +124,7 @@ type Slots struct {
 
 // switches turn parts off, to show in simulations what each is good for.
 type switches struct {
-	noFairness, noStanding, noDeadlines, noLanes bool
+	noFairness, noPatience, noDeadlines, noLanes bool
 }
 
 // NewSlots makes the slots of a resource with a budget of that many server connections. queue and adaptive are meant to have
@@ -140,8 +147,14 @@ func NewSlots(budget int, queue Queue, a Adaptive) *Slots {
 func (s *Slots) Enter(r *Request, now int64) Verdict {
 	s.mu.Lock()
 	now = s.passLocked(now)
+	r.class = s.classes.find(r.Class)
+	r.lane = s.laneOf(r.class)
+	r.entered = now
+	if r.lane == short {
+		s.noteDemandLocked(now)
+	}
 	var woken chain
-	s.dispatchLocked(now, &woken) // there may be more slots than when somebody left
+	s.dispatchLocked(now, false, &woken) // there may be more slots than when somebody left
 	v := s.enterLocked(r, now, &woken)
 	r.atOnce = r.denial // while r waits, others may deny it
 	s.mu.Unlock()
@@ -150,13 +163,7 @@ func (s *Slots) Enter(r *Request, now int64) Verdict {
 }
 
 func (s *Slots) enterLocked(r *Request, now int64, woken *chain) Verdict {
-	r.denial = Denial{}
-	r.class = s.classes.find(r.Class)
-	r.lane = s.laneOf(r.class)
-	r.entered = now
-	if r.lane == short {
-		s.noteDemandLocked(now)
-	}
+	r.denial, r.gaveUp = Denial{}, false
 	if s.closed != nil {
 		r.denial.Err = s.closed
 		return Denied
@@ -177,11 +184,13 @@ func (s *Slots) enterLocked(r *Request, now int64, woken *chain) Verdict {
 		s.joinLocked(r, line)
 		return Waiting
 	}
-	if line.roll(now) && s.queue.Mode == Enforce {
-		s.shortenLocked(line, now, woken)
+	v := &s.levels[r.Level][r.lane]
+	if v.flood.roll(now, v.waiting == 0, &s.pace[r.lane]) && v.flood.stands && s.queue.Mode == Enforce {
+		s.shortenLocked(v, now, woken)
 	}
+	v.flood.now.arrivals++
 	if d, no := s.turnsAwayLocked(r, line, now, woken); no && s.refusesLocked(r, d) {
-		line.arrivals++
+		v.flood.now.refused++
 		return Denied
 	}
 	s.joinLocked(r, line)
@@ -197,19 +206,24 @@ func (s *Slots) refusesLocked(r *Request, d Denial) bool {
 	return s.queue.Mode == Enforce
 }
 
-// Leave gives the slot back that r has, or had kept, and lets others have it. took is how long the database took for the first
-// statement; 0: that says nothing about it, as it failed or nobody waited for its end.
-func (s *Slots) Leave(r *Request, now int64, took time.Duration) {
+// Use is what became of a slot.
+type Use struct {
+	Took time.Duration // how long the database took for the first statement; 0: that says nothing about it, as it failed or nobody waited for its end
+	Idle time.Duration // how long the database waited for the client
+}
+
+// Leave gives the slot back that r has, or had kept, and lets others have it.
+func (s *Slots) Leave(r *Request, now int64, u Use) {
 	s.mu.Lock()
 	now = s.passLocked(now)
 	switch r.state {
 	case running:
-		s.stopLocked(r, now, took)
+		s.stopLocked(r, now, u)
 	case keeping:
 		s.kept--
 		r.state = outside
 	}
-	s.unlock(now)
+	s.unlock(now, r.gaveUp)
 }
 
 // Abandon takes r out of the queue and reports whether it was there. If it was not, its Waker is or was told, and a slot that
@@ -222,20 +236,37 @@ func (s *Slots) Abandon(r *Request, now int64) bool {
 		s.quitLocked(r)
 		r.state = outside
 	}
-	s.unlock(now)
+	s.unlock(now, false)
 	return waited
 }
 
-// Keep has r give its slot back, but keep the server connection that goes with it. took is as for Leave.
-func (s *Slots) Keep(r *Request, now int64, took time.Duration) {
+// GiveUp notes that the client of r has hung up, or cancelled, while it waited for a slot or for the answer to its first statement. It
+// is to be followed by Abandon or Leave.
+func (s *Slots) GiveUp(r *Request, now int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now = s.passLocked(now)
+	if !r.gaveUp && (r.state == waiting || r.state == running) {
+		r.gaveUp = true
+		still := s.pace[r.lane].stillSince(now - floodWindow)
+		r.Flow.leaving.gaveUp(now-r.entered, now, still)
+		s.leaving.gaveUp(now-r.entered, now, still)
+		if !still {
+			s.levels[r.Level][r.lane].flood.now.left++
+		}
+	}
+}
+
+// Keep has r give its slot back, but keep the server connection that goes with it.
+func (s *Slots) Keep(r *Request, now int64, u Use) {
 	s.mu.Lock()
 	now = s.passLocked(now)
 	if r.state == running {
-		s.stopLocked(r, now, took)
+		s.stopLocked(r, now, u)
 		r.state = keeping
 		s.kept++
 	}
-	s.unlock(now)
+	s.unlock(now, false)
 }
 
 // Resume gives r, which has kept its server connection, a slot again. It does not wait: the connection is its own, and
@@ -250,13 +281,13 @@ func (s *Slots) Resume(r *Request, now int64) {
 		s.startAnewLocked(r)
 		s.grantLocked(r, now)
 	}
-	s.unlock(now)
+	s.unlock(now, false)
 }
 
-// unlock has others take the slots there are, and tells them.
-func (s *Slots) unlock(now int64) {
+// unlock has others take the slots there are, and tells them. left is as for dispatchLocked.
+func (s *Slots) unlock(now int64, left bool) {
 	var woken chain
-	s.dispatchLocked(now, &woken)
+	s.dispatchLocked(now, left, &woken)
 	s.mu.Unlock()
 	wake(woken.head)
 }
@@ -285,25 +316,39 @@ func (s *Slots) Close(err error, now int64) {
 	s.Refuse(err, now)
 }
 
-// TimedOut is the Denial of a request that gives up, still waiting, because its deadline has come, or because it has waited as
-// long as Queue.Wait allows.
+// TimedOut is the Denial of a request that gives up, still waiting, because its deadline has come, or because it has waited for as
+// long as it may.
 func (s *Slots) TimedOut(r *Request, now int64) Denial {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	waited := time.Duration(now - r.entered)
-	d := Denial{Err: ErrQueueTimeout, Expected: waited, Limit: s.queue.Wait, Ahead: s.waiting, RetryAfter: s.queue.Wait}
+	d := Denial{Err: ErrQueueTimeout, Expected: time.Duration(now - r.entered), Limit: s.queue.Wait, Ahead: s.waiting, RetryAfter: s.queue.Wait}
+	if set := s.setPatience(r.Flow); set > 0 && set < d.Limit {
+		d.Limit, d.Patience, d.Source = set, set, PatienceSet
+	}
 	if r.Deadline != 0 && now >= r.Deadline {
 		d.Err, d.Limit = ErrDeadline, time.Duration(r.Deadline-r.entered)
+		d.Patience, d.Source = d.Limit, PatienceDeadline
+	}
+	if p := &s.pace[r.lane]; p.known() {
+		d.RetryAfter = s.retryAfter(r, time.Duration(p.interval*float64(s.waiting+1)))
 	}
 	return d
 }
 
-// Wait is the longest a request may wait, 0 for no bound.
-func (s *Slots) Wait() time.Duration {
+// Wait is the longest a request of a flow may wait, 0 for no bound.
+func (s *Slots) Wait(f *Flow) time.Duration {
 	if s.queue.Mode != Enforce {
 		return 0
 	}
+	if set := s.setPatience(f); set > 0 {
+		return min(set, s.queue.Wait)
+	}
 	return s.queue.Wait
+}
+
+// setPatience is how long the requests of a flow are wanted as it is set; 0: it is not.
+func (s *Slots) setPatience(f *Flow) time.Duration {
+	return cmp.Or(f.wanted, time.Duration(s.queue.Patience))
 }
 
 // passLocked lets time pass. Those who call have clocks that are a moment apart.
@@ -329,12 +374,7 @@ func (s *Slots) crowdedLocked() bool {
 	if n == short && s.running[long] > s.longPart() {
 		return false
 	}
-	for l := range s.levels {
-		if s.levels[l][n].waiting > 0 {
-			return true
-		}
-	}
-	return false
+	return s.waitsLocked(n)
 }
 
 // mayRunLocked reports whether one more may run now in a lane.
@@ -342,6 +382,22 @@ func (s *Slots) mayRunLocked(n lane, f *Flow) bool {
 	all := s.running[short] + s.running[long]
 	return all < s.limit && all+s.kept < s.budget && (f == nil || f.most == 0 || f.running < f.most) &&
 		(n == short || s.running[long] < s.longSlotsLocked())
+}
+
+// lastSlotLocked reports whether there is one slot left for a lane, and no more.
+func (s *Slots) lastSlotLocked(n lane) bool {
+	all := s.running[short] + s.running[long] + 1
+	return all >= s.limit || all+s.kept >= s.budget || n == long && s.running[long]+1 >= s.longSlotsLocked()
+}
+
+// waitsLocked reports whether anyone waits in a lane.
+func (s *Slots) waitsLocked(n lane) bool {
+	for l := range s.levels {
+		if s.levels[l][n].waiting > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // grantLocked gives r a slot.
@@ -372,8 +428,8 @@ func (s *Slots) startAnewLocked(r *Request) {
 }
 
 // stopLocked takes r's slot away and settles what the flow is charged.
-func (s *Slots) stopLocked(r *Request, now int64, took time.Duration) {
-	held := float64(now - r.granted)
+func (s *Slots) stopLocked(r *Request, now int64, u Use) {
+	held, busy, took := float64(now-r.granted), float64(now-r.granted-int64(u.Idle)), u.Took
 	calm := s.waiting == 0 && float64(s.running[short]+s.running[long]) <= calmShare*float64(s.limit)
 	r.state = outside
 	if r.lane == short {
@@ -385,10 +441,15 @@ func (s *Slots) stopLocked(r *Request, now int64, took time.Duration) {
 	f.running--
 	f.use(r.Level, held-r.charge)
 	s.reorderLocked(f)
-	s.hold[r.came].note(held)
-	f.hold[r.came].note(held)
+	if !r.gaveUp {
+		s.hold[r.came].note(busy)
+		f.hold[r.came].note(busy)
+	}
 	if took > 0 {
-		r.class.held(held, now)
+		answered := r.granted - r.entered + int64(took)
+		f.leaving.answered(answered, now)
+		s.leaving.answered(answered, now)
+		r.class.held(busy, now)
 		if r.lane == s.tellingLocked() {
 			s.window.note(r.class, float64(took), s.adaptive.era)
 			r.class.ran(float64(took), calm, now)
@@ -415,21 +476,39 @@ func (s *Slots) meanLocked(n lane) float64 {
 	return s.hold[n].mean
 }
 
-// dispatchLocked hands out the slots there are to those who wait, who are to be woken.
-func (s *Slots) dispatchLocked(now int64, woken *chain) {
+// dispatchLocked hands out the slots there are to those who wait, who are to be woken. left says that one is free because its client has
+// left.
+func (s *Slots) dispatchLocked(now int64, left bool, woken *chain) {
 	for s.waiting > 0 && s.mayRunLocked(short, nil) {
 		r := s.nextLocked()
 		if r == nil {
 			return
 		}
+		if left && s.pace[r.lane].stillSince(now-leastPause) {
+			r = r.Flow.line(r).tail // nothing comes to its end: whoever has come last has the most time for it
+		}
 		if d, late := s.lateLocked(r, now, 0); late && s.refusesLocked(r, d) {
+			s.denyLocked(r, d, woken)
+			continue
+		}
+		if d, stale := s.staleLocked(r, now); stale && s.refusesLocked(r, d) {
+			s.levels[r.Level][r.lane].flood.now.refused++
 			s.denyLocked(r, d, woken)
 			continue
 		}
 		if s.turns++; s.turns >= trickle {
 			s.turns = 0
 		}
-		r.Flow.line(r).grants++
+		line := r.Flow.line(r)
+		switch p := &s.pace[r.lane]; {
+		case !s.lastSlotLocked(r.lane):
+			p.rest()
+			line.pace.rest()
+		case !left: // else the database has done nothing
+			p.granted(s.waiting, now)
+			line.pace.granted(line.len, now)
+		}
+		s.levels[r.Level][r.lane].flood.now.grants++
 		s.quitLocked(r)
 		s.grantLocked(r, now)
 		woken.add(r)
@@ -483,14 +562,12 @@ func (s *Slots) frontLocked(l int) *Request {
 // joinLocked puts r at the end of its line.
 func (s *Slots) joinLocked(r *Request, line *line) {
 	r.state = waiting
-	line.arrivals++
 	s.startAnewLocked(r)
 	line.push(r)
 	s.waiting++
+	s.pace[r.lane].begin(r.entered)
 	v := &s.levels[r.Level][r.lane]
 	v.waiting++
-	r.charge = s.usualLocked(r.Flow, r.lane)
-	v.backlog += r.charge
 	if line.len == 1 {
 		v.activate(r.Flow)
 		s.reorderLocked(r.Flow)
@@ -504,11 +581,14 @@ func (s *Slots) quitLocked(r *Request) {
 	s.waiting--
 	v := &s.levels[r.Level][r.lane]
 	v.waiting--
-	if v.backlog -= r.charge; v.waiting == 0 {
-		v.backlog = 0 // exactly
+	if v.waiting == 0 {
+		v.flood.now.empty = true
+		if !s.waitsLocked(r.lane) {
+			s.pace[r.lane].rest()
+		}
 	}
 	if line.len == 0 {
-		line.empty()
+		line.pace.rest()
 		v.deactivate(r.Flow)
 	} else if v.arrival {
 		v.reorder(r.Flow)
@@ -567,13 +647,18 @@ type SlotsStats struct {
 	Limit   int // transactions that may run at once
 	Running int
 	Waiting [levelCount]int // by Level
+	// Patience is how long transactions are taken to be wanted that say nothing of it and whose caller is not known better.
+	Patience time.Duration
 }
 
 // Stats says how things are now.
 func (s *Slots) Stats() SlotsStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := SlotsStats{Limit: s.limit, Running: s.running[short] + s.running[long]}
+	out := SlotsStats{Limit: s.limit, Running: s.running[short] + s.running[long], Patience: s.queue.Wait}
+	if known := cmp.Or(time.Duration(s.queue.Patience), time.Duration(s.leaving.patience(s.now))); known > 0 {
+		out.Patience = known
+	}
 	for l := range s.levels {
 		for n := range s.levels[l] {
 			out.Waiting[l] += s.levels[l][n].waiting

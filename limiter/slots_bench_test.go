@@ -57,7 +57,7 @@ func BenchmarkSlots(b *testing.B) {
 		b.ReportAllocs()
 		for now := int64(1); b.Loop(); now += 100_000 {
 			s.Enter(r, now)
-			s.Leave(r, now+50_000, 50*time.Microsecond)
+			s.Leave(r, now+50_000, limiter.Use{Took: 50 * time.Microsecond})
 		}
 	})
 	b.Run("on all processors", func(b *testing.B) {
@@ -70,7 +70,7 @@ func BenchmarkSlots(b *testing.B) {
 			for pb.Next() { // fewer than there are slots: each is granted at once
 				now := int64(time.Since(began))
 				s.Enter(r, now)
-				s.Leave(r, now, time.Microsecond)
+				s.Leave(r, now, limiter.Use{Took: time.Microsecond})
 			}
 		})
 	})
@@ -80,7 +80,7 @@ func BenchmarkSlots(b *testing.B) {
 		b.ReportAllocs()
 		for now := int64(1000); b.Loop(); now += 100_000 {
 			r := all.next() // has a slot: it leaves, another has it, and it waits again
-			s.Leave(&r.Request, now, 50*time.Microsecond)
+			s.Leave(&r.Request, now, limiter.Use{Took: 50 * time.Microsecond})
 			s.Enter(&r.Request, now)
 		}
 	})
@@ -103,7 +103,7 @@ func TestSlotsDoNotAlloc(t *testing.T) {
 	if got := testing.AllocsPerRun(1000, func() {
 		now += 100_000
 		s.Enter(r, now)
-		s.Leave(r, now+50_000, 50*time.Microsecond)
+		s.Leave(r, now+50_000, limiter.Use{Took: 50 * time.Microsecond})
 	}); got != 0 {
 		t.Errorf("to enter and leave allocates %v times, want 0", got)
 	}
@@ -112,7 +112,7 @@ func TestSlotsDoNotAlloc(t *testing.T) {
 	if got := testing.AllocsPerRun(1000, func() {
 		now += 100_000
 		r := all.next()
-		s.Leave(&r.Request, now, 50*time.Microsecond)
+		s.Leave(&r.Request, now, limiter.Use{Took: 50 * time.Microsecond})
 		s.Enter(&r.Request, now)
 	}); got != 0 {
 		t.Errorf("a hand-off allocates %v times, want 0", got)

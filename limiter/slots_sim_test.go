@@ -29,7 +29,17 @@ type world struct {
 	kinds   []*kind
 	horizon int64
 	limits  []int // the limit, every 100 ms
+
+	judges    bool        // refusals; see regretted
+	slotCount int         // where it is told
+	waiting   []*function // for a slot, in order of arrival
+	idlers    []*function // who hold one and do nothing
+	stalls    []stall     // in which the database does nothing; see hold
+	locks     []*function // of a kind that locks, in order: the first one has the lock
 }
+
+// stall is a time in which the database does nothing.
+type stall struct{ from, to int64 }
 
 type event struct {
 	at   int64
@@ -50,8 +60,13 @@ type kind struct {
 	patience func(*rand.Rand) time.Duration                 // the same, one by one; nil: deadline
 	tells    bool                                           // what its deadline is
 	retries  func(limiter.Denial, *rand.Rand) time.Duration // when it asks again after a denial; nil: never
+	clients  int                                            // of them each asks anew when it has its answer, and then none arrives otherwise
+	think    func(*rand.Rand) time.Duration                 // before it does; nil: at once
+	locks    bool                                           // all of them the same row, while the database works for them
+	idle     func(*rand.Rand) time.Duration                 // for which it holds its slot doing nothing, before it is done; nil: not at all
 
 	outcomes []outcome
+	regrets  int // refusals of functions that would have been served in time
 }
 
 // outcome is what became of a function.
@@ -134,7 +149,12 @@ func (w *world) pop() event {
 func (w *world) run(end time.Duration) {
 	w.horizon = int64(end)
 	for _, k := range w.kinds {
-		w.arrive(k)
+		for range k.clients {
+			w.launch(k)
+		}
+		if k.clients == 0 {
+			w.arrive(k)
+		}
 	}
 	for t := int64(0); t < w.horizon; t += int64(100 * time.Millisecond) {
 		w.at(t, func() { w.limits = append(w.limits, w.slots.Limit()) })
@@ -212,7 +232,7 @@ func (w *world) arrive(k *kind) {
 }
 
 func (w *world) launch(k *kind) {
-	f := &function{w: w, kind: k, arrived: w.now}
+	f := &function{w: w, kind: k, arrived: w.now, work: k.work(w.rng)}
 	patience := k.deadline
 	if k.patience != nil {
 		patience = k.patience(w.rng)
@@ -248,7 +268,8 @@ func (f *function) send() {
 	case limiter.Denied:
 		f.denied(f.Denial())
 	case limiter.Waiting:
-		if wait := w.slots.Wait(); wait > 0 {
+		w.waiting = append(w.waiting, f)
+		if wait := w.slots.Wait(f.kind.flow); wait > 0 {
 			sent := f.sent
 			w.at(w.now+int64(wait), func() { f.waitedOut(sent) })
 		}
@@ -256,10 +277,11 @@ func (f *function) send() {
 }
 
 func (f *function) Wake() {
+	f.w.waiting = without(f.w.waiting, f)
 	f.w.at(f.w.now, func() {
 		switch {
 		case f.gone && f.Denial().Err == nil:
-			f.w.slots.Leave(&f.Request, f.w.now, 0)
+			f.w.slots.Leave(&f.Request, f.w.now, limiter.Use{})
 		case f.gone:
 		case f.Denial().Err != nil:
 			f.denied(f.Denial())
@@ -271,25 +293,85 @@ func (f *function) Wake() {
 
 func (f *function) start() {
 	w := f.w
-	f.work = f.kind.work(w.rng)
-	f.left = float64(f.work)
 	f.started = w.now
+	if f.kind.locks {
+		if w.locks = append(w.locks, f); len(w.locks) > 1 {
+			return
+		}
+	}
+	f.begin()
+}
+
+// begin is when the database works for the function.
+func (f *function) begin() {
+	w := f.w
+	f.left = float64(f.work)
 	f.wakes = w.now + int64(f.kind.sleep)
 	w.inside = append(w.inside, f)
 	w.at(f.wakes, func() {})
 }
 
 func (w *world) finish(f *function) {
-	i := slices.Index(w.inside, f)
-	w.inside = slices.Delete(w.inside, i, i+1)
-	w.slots.Leave(&f.Request, w.now, time.Duration(w.now-f.started))
+	w.inside = without(w.inside, f)
+	w.unlock(f)
+	use := limiter.Use{Took: time.Duration(w.now - f.started)}
+	leave := func() {
+		w.slots.Leave(&f.Request, w.now, use)
+		f.release()
+	}
 	f.end(good)
-	f.release()
+	if f.kind.idle == nil {
+		leave()
+		return
+	}
+	use.Idle = f.kind.idle(w.rng)
+	f.wakes = w.now + int64(use.Idle)
+	w.idlers = append(w.idlers, f)
+	w.at(f.wakes, func() {
+		w.idlers = without(w.idlers, f)
+		leave()
+	})
+}
+
+// unlock lets the next one have the lock that f has, or waits for.
+func (w *world) unlock(f *function) {
+	had := len(w.locks) > 0 && w.locks[0] == f
+	w.locks = without(w.locks, f)
+	if had && len(w.locks) > 0 {
+		w.locks[0].begin()
+	}
+}
+
+// hold has the database do nothing for a time.
+func (w *world) hold(from, to time.Duration) {
+	w.stalls = append(w.stalls, stall{int64(from), int64(to)})
+	cores := w.cores
+	w.at(int64(from), func() { w.cores = 0 })
+	w.at(int64(to), func() { w.cores = cores })
+}
+
+// without is some of the functions, without f.
+func without(some []*function, f *function) []*function {
+	if i := slices.Index(some, f); i >= 0 {
+		return slices.Delete(some, i, i+1)
+	}
+	return some
 }
 
 func (f *function) end(e ending) {
 	f.done = true
-	f.kind.outcomes = append(f.kind.outcomes, outcome{e, f.arrived, f.sent, f.w.now, f.started, f.work, f.entries})
+	w, k := f.w, f.kind
+	k.outcomes = append(k.outcomes, outcome{e, f.arrived, f.sent, w.now, f.started, f.work, f.entries})
+	if k.clients > 0 && w.now < w.horizon {
+		pause := time.Microsecond // it takes some time to ask anew
+		if k.think != nil {
+			pause += k.think(w.rng)
+		}
+		if e == denied {
+			pause += f.Denial().RetryAfter
+		}
+		w.at(w.now+int64(pause), func() { w.launch(k) })
+	}
 }
 
 func (f *function) denied(d limiter.Denial) {
@@ -297,6 +379,9 @@ func (f *function) denied(d limiter.Denial) {
 		return
 	}
 	if f.kind.retries == nil {
+		if f.w.judges && f.regretted() {
+			f.kind.regrets++
+		}
 		f.end(denied)
 	} else {
 		f.w.at(f.w.now+int64(f.kind.retries(d, f.w.rng)), func() {
@@ -311,6 +396,7 @@ func (f *function) denied(d limiter.Denial) {
 // waitedOut is the end of a wait that began then.
 func (f *function) waitedOut(sent int64) {
 	if !f.done && !f.gone && f.sent == sent && f.w.slots.Abandon(&f.Request, f.w.now) {
+		f.w.waiting = without(f.w.waiting, f)
 		f.denied(f.w.slots.TimedOut(&f.Request, f.w.now))
 	}
 }
@@ -324,15 +410,19 @@ func (f *function) giveUp() {
 	}
 	f.gone = true
 	f.end(late)
+	w.waiting = without(w.waiting, f)
 	if i := slices.Index(w.pending, f); i >= 0 {
 		w.pending = slices.Delete(w.pending, i, i+1)
 		return
 	}
-	if i := slices.Index(w.inside, f); i >= 0 {
-		w.inside = slices.Delete(w.inside, i, i+1)
-		w.slots.Leave(&f.Request, w.now, 0)
+	if inside := slices.Contains(w.inside, f); inside || slices.Contains(w.locks, f) {
+		w.inside = without(w.inside, f)
+		w.unlock(f)
+		w.slots.GiveUp(&f.Request, w.now)
+		w.slots.Leave(&f.Request, w.now, limiter.Use{})
 		f.release()
 	} else if f.asked {
+		w.slots.GiveUp(&f.Request, w.now)
 		w.slots.Abandon(&f.Request, w.now)
 		f.release()
 	}

@@ -52,7 +52,7 @@ func TestManyWhoGiveUpAtOnceHarmNobody(t *testing.T) {
 		before := served
 		for i := range all {
 			if s.Running(&all[i].Request) {
-				s.Leave(&all[i].Request, now, time.Millisecond)
+				s.Leave(&all[i].Request, now, limiter.Use{Took: time.Millisecond})
 				served++
 			}
 		}
@@ -100,7 +100,7 @@ func TestDeadlinesThatAreTold(t *testing.T) {
 			r := told{Request: limiter.Request{Flow: limiter.NewFlow(1, 0), Class: 1}}
 			s.Enter(&r.Request, now)
 			now += 100 * msec
-			s.Leave(&r.Request, now, 100*time.Millisecond)
+			s.Leave(&r.Request, now, limiter.Use{Took: 100 * time.Millisecond})
 		}
 		return now
 	}
@@ -147,7 +147,7 @@ func TestDeadlinesThatAreTold(t *testing.T) {
 			t.Fatalf("verdict %v, want to wait", v)
 		}
 		s.Enter(&next.Request, msec)
-		s.Leave(&runs.Request, 51*msec, 50*time.Millisecond)
+		s.Leave(&runs.Request, 51*msec, limiter.Use{Took: 50 * time.Millisecond})
 		if !errors.Is(late.Denial().Err, limiter.ErrDeadline) || late.times != 1 {
 			t.Errorf("told %d times: %v, want once that its deadline is over", late.times, late.Denial().Err)
 		}
@@ -164,13 +164,13 @@ func TestDeadlinesThatAreTold(t *testing.T) {
 			r := told{Request: limiter.Request{Flow: flow, Class: 1}}
 			s.Enter(&r.Request, now)
 			now += int64(2 * time.Second)
-			s.Leave(&r.Request, now, 2*time.Second)
+			s.Leave(&r.Request, now, limiter.Use{Took: 2 * time.Second})
 		}
 		refused := 0
 		for range 1000 { // now each takes a millisecond, and says that it has one second
 			r := told{Request: limiter.Request{Flow: flow, Class: 1, Deadline: now + int64(time.Second)}}
 			if s.Enter(&r.Request, now) == limiter.Granted {
-				s.Leave(&r.Request, now+msec, time.Millisecond)
+				s.Leave(&r.Request, now+msec, limiter.Use{Took: time.Millisecond})
 			} else {
 				refused++
 			}
@@ -182,27 +182,38 @@ func TestDeadlinesThatAreTold(t *testing.T) {
 	})
 }
 
-func TestWhereNobodyWaitsOneMayTry(t *testing.T) {
+func TestAHandfulMayWaitWhateverIsExpected(t *testing.T) {
+	const handful = 5
 	s := limiter.NewSlots(1, limiter.Queue{Wait: 20 * time.Millisecond}.WithDefaults(), limiter.Adaptive{}.WithDefaults())
-	flow := limiter.NewFlow(1, 0)
-	enter := func(now int64) (*told, limiter.Verdict) {
+	flow, now := limiter.NewFlow(1, 0), int64(1)
+	enter := func() (*told, limiter.Verdict) {
 		r := &told{Request: limiter.Request{Flow: flow}}
 		r.Waker = r
 		return r, s.Enter(&r.Request, now)
 	}
-	slow, _ := enter(1)
-	s.Leave(&slow.Request, int64(time.Second), 0) // a second, fifty times as long as anyone may wait
-	holder, _ := enter(int64(time.Second))
-	first, v := enter(int64(time.Second))
-	if v != limiter.Waiting {
-		t.Fatalf("the first one gets verdict %v, %v; want to wait", v, first.Denial().Err)
-	}
-	if second, v := enter(int64(time.Second)); v != limiter.Denied || !errors.Is(second.Denial().Err, limiter.ErrQueueFull) {
-		t.Errorf("the second one gets verdict %v, %v; want that the queue is full", v, second.Denial().Err)
-	}
-	s.Leave(&holder.Request, int64(time.Second)+1, 0)
-	if !s.Running(&first.Request) {
-		t.Error("the first one has no slot")
+	running, _ := enter()
+	line := []*told{}
+	for i := range 40 { // a second each, fifty times as long as anyone may wait
+		r, v := enter()
+		switch {
+		case v == limiter.Waiting:
+			line = append(line, r)
+		case len(line) < handful:
+			t.Fatalf("one that comes while %d wait gets verdict %v, %v; want to wait", len(line), v, r.Denial().Err)
+		case i > 20 && !errors.Is(r.Denial().Err, limiter.ErrShed):
+			t.Fatalf("refused with %v", r.Denial().Err)
+		}
+		if i > 20 && len(line) > handful {
+			t.Fatalf("%d wait, each for seconds", len(line))
+		}
+		if len(line) >= handful {
+			now += int64(time.Second)
+			s.Leave(&running.Request, now, limiter.Use{Took: time.Second})
+			running, line = line[0], line[1:]
+			if !s.Running(&running.Request) {
+				t.Fatal("the first one has no slot")
+			}
+		}
 	}
 }
 
@@ -218,7 +229,7 @@ func TestFewConnectionsHaveNoLanes(t *testing.T) {
 		for range 5 {
 			r, _ := enter()
 			now += int64(time.Second)
-			s.Leave(&r.Request, now, time.Second)
+			s.Leave(&r.Request, now, limiter.Use{Took: time.Second})
 		}
 		enter()
 		if _, got := enter(); got != want {

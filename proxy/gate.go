@@ -200,16 +200,18 @@ func (t *Ticket) Abandon(now int64) bool {
 	return true
 }
 
-// Leave gives the slot back after the server connection. took is how long the database took for the first statement; 0: that
-// says nothing about it.
-func (t *Ticket) Leave(now int64, took time.Duration) {
+// GiveUp notes that the client has hung up or cancelled before it had the answer to its first statement.
+func (t *Ticket) GiveUp(now int64) { t.gate.slots.GiveUp(&t.request, now) }
+
+// Leave gives the slot back after the server connection.
+func (t *Ticket) Leave(now int64, u limiter.Use) {
 	if t.gate != nil {
-		t.gate.slots.Leave(&t.request, now, took)
+		t.gate.slots.Leave(&t.request, now, u)
 	}
 }
 
 // Keep gives the slot back between two transactions of a session that keeps its server connection.
-func (t *Ticket) Keep(now int64, took time.Duration) { t.gate.slots.Keep(&t.request, now, took) }
+func (t *Ticket) Keep(now int64, u limiter.Use) { t.gate.slots.Keep(&t.request, now, u) }
 
 // Done tells the breaker the outcome of the transaction.
 func (t *Ticket) Done(o breaker.Outcome) {
@@ -235,7 +237,7 @@ func (t *Ticket) Lost(cause string, several bool) {
 // Patience is the longest that t, which has just been asked for, may wait for its slot and its server connection; 0: as long as
 // it takes.
 func (t *Ticket) Patience() time.Duration {
-	patience := t.gate.slots.Wait()
+	patience := t.gate.slots.Wait(t.request.Flow)
 	if left := time.Duration(t.request.Deadline - t.asked); t.request.Deadline > 0 && (patience == 0 || left < patience) && t.gate.o.Queue.Mode != limiter.Shadow {
 		return max(left, 1)
 	}
@@ -333,6 +335,9 @@ func (g *Gate) deny(t *Ticket, d limiter.Denial, waited time.Duration, mode limi
 				Observed: fmt.Sprintf("%d ms to be expected behind %d waiting", d.Expected.Milliseconds(), d.Ahead),
 				Limit:    fmt.Sprintf("%d ms", d.Limit.Milliseconds()),
 			}
+			if d.Patience > 0 {
+				r.Limit += fmt.Sprintf(", as it is wanted for %d ms (%s)", d.Patience.Milliseconds(), d.Source)
+			}
 			if row.reason == QueueTimeout {
 				r.Observed = fmt.Sprintf("%d waiting", d.Ahead)
 			}
@@ -386,7 +391,7 @@ func (g *Gate) AddTo(s *ResourceStats) {
 		s.Refused = append(s.Refused, r)
 	}
 	slots := g.slots.Stats()
-	s.Limit = slots.Limit
+	s.Limit, s.Patience = slots.Limit, slots.Patience
 	s.Queue = make(map[string]int64)
 	for l, n := range slots.Waiting {
 		s.Queue[limiter.Level(l).String()] = int64(n)

@@ -257,7 +257,7 @@ func TestAKeptSessionIsChargedToWhoeverItIsNow(t *testing.T) {
 	if admitted, err := g.Admit(&kept, before, nil); !admitted || err != nil {
 		t.Fatal(admitted, err)
 	}
-	kept.Keep(1, 0)
+	kept.Keep(1, limiter.Use{})
 	if err := g.Readmit(&kept, report); err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +268,7 @@ func TestAKeptSessionIsChargedToWhoeverItIsNow(t *testing.T) {
 		t.Errorf("a second report is admitted: %v, %v; want it to wait, as one is all they may have", admitted, err)
 	}
 	other.Abandon(2)
-	kept.Leave(2, 0)
+	kept.Leave(2, limiter.Use{})
 	if admitted, err := g.Admit(&other, report, nil); !admitted || err != nil {
 		t.Errorf("a report is admitted when the first one is through: %v, %v", admitted, err)
 	}
@@ -284,7 +284,7 @@ func TestAdmittingAllocatesNothing(t *testing.T) {
 			t.Fatal(admitted, err)
 		}
 		ticket.Done(breaker.Success)
-		ticket.Leave(r.Now, time.Microsecond)
+		ticket.Leave(r.Now, limiter.Use{Took: time.Microsecond})
 		g.QueueWait.Observe(time.Millisecond)
 		g.Transaction.Observe(time.Millisecond)
 	}); got != 0 {

@@ -29,6 +29,7 @@ type ResourceStats struct {
 	Waiting      int64            // clients in the queue, or waiting for a server connection, now
 	Queue        map[string]int64 // clients in the queue, by priority
 	Limit        int              // transactions that may run at once
+	Patience     time.Duration    // for which transactions are taken to be wanted
 	Admitted     map[AdmittedBy]int64
 	Refused      []RefusalStats
 	Pinned       map[string]int64 // sessions that keep their server connection, by reason

@@ -2,7 +2,10 @@
 
 package main
 
-import "errors"
+import (
+	"errors"
+	"syscall"
+)
 
 var errConfine = errors.New("overload needs Linux, to confine processes to processors")
 
@@ -14,3 +17,5 @@ func halve(int, <-chan struct{}) {}
 
 func unhalve(int)          {}
 func childrenOf(int) []int { return nil }
+
+func signalAll([]int, syscall.Signal) {}

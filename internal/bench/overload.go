@@ -42,6 +42,9 @@ var scenarios = []struct {
 	name string
 	run  func(*stage, context.Context) error
 }{
+	{"closed", (*stage).closed},
+	{"think", (*stage).think},
+	{"stall", (*stage).stall},
 	{"kept", (*stage).kept},
 	{"fresh", (*stage).fresh},
 	{"step", (*stage).step},

@@ -129,6 +129,23 @@ func (cs *children) output(ctx context.Context, c command) (string, error) {
 	return out.String(), nil
 }
 
+// all is output with what c printed on standard error as well, whatever its end.
+func (cs *children) all(ctx context.Context, c command) (string, error) {
+	text, err := os.CreateTemp(cs.dir, c.name+"-*.out")
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(text.Name())
+	defer text.Close()
+	c.argv = append([]string{"sh", "-c", `out=$1; shift; exec "$@" >"$out" 2>&1`, "sh", text.Name()}, c.argv...)
+	_, failed := cs.output(ctx, c)
+	b, err := os.ReadFile(text.Name())
+	if err != nil {
+		return "", err
+	}
+	return string(b), failed
+}
+
 // stop asks the process to end with sig and, should it not within grace, kills it.
 func (cs *children) stop(p *child, sig syscall.Signal, grace time.Duration) {
 	if p == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -55,9 +56,12 @@ type variant struct {
 	users    []string // who may log in besides benchUser
 	resource string   // lines of weir's resource
 	ini      string   // lines of PgBouncer's
+	servers  int      // connections; 0: serverConnections
 }
 
 func (v variant) tls() bool { return v.cert.cert != "" }
+
+func (v variant) connections() int { return cmp.Or(v.servers, serverConnections) }
 
 func (v variant) everybody() []string { return append([]string{benchUser}, v.users...) }
 
@@ -298,7 +302,7 @@ ignore_startup_parameters = extra_float_digits
 log_connections = 0
 log_disconnections = 0
 server_tls_sslmode = disable
-`, benchDatabase, upstream, benchDatabase, benchUser, port, method, base, serverConnections, maxClients)
+`, benchDatabase, upstream, benchDatabase, benchUser, port, method, base, v.connections(), maxClients)
 	if v.tls() {
 		ini += fmt.Sprintf("client_tls_sslmode = require\nclient_tls_protocols = secure\nclient_tls_cert_file = %s\nclient_tls_key_file = %s\n",
 			v.cert.cert, v.cert.key)
@@ -354,7 +358,7 @@ users:
     pool_mode: transaction
 %slimits: { clients: %d }
 `, port, admin, encryption, method, users, benchDatabase, benchUser, l.postgres.addr, benchDatabase,
-		serverConnections, v.resource, maxClients)
+		v.connections(), v.resource, maxClients)
 	path := filepath.Join(l.dir, "weir-"+port+".yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/breaker"
+	"github.com/weirproxy/weir/limiter"
 	"github.com/weirproxy/weir/pgwire"
 	"github.com/weirproxy/weir/pool"
 	"github.com/weirproxy/weir/proxy"
@@ -133,7 +134,7 @@ func (k *link) Run() {
 				k.w.giveBack(server)
 			}
 		}
-		k.ticket.Leave(k.w.loop.Now(), 0)
+		k.ticket.Leave(k.w.loop.Now(), limiter.Use{})
 		k.w.recycle(k)
 		return
 	}

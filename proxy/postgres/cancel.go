@@ -150,11 +150,13 @@ func (s *session) tryToCancel() (done bool) {
 			return
 		case s.dead || k == nil: // just finished: nothing to cancel, and nobody else's query either
 		case k.server == nil:
+			k.unwanted()
 			s.cancelWaiting()
 		case k.answers.inquired(): // nothing of the client's is running
 		case k.answers.prelude():
 			done = false
 		case !k.quiet():
+			k.unwanted()
 			k.server.CancelSoon(s.w.loop, func() { close(over) })
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/weirproxy/weir/breaker"
+	"github.com/weirproxy/weir/limiter"
 	"github.com/weirproxy/weir/pgwire"
 )
 
@@ -40,7 +41,7 @@ func (k *link) giveAllBack() {
 		k.server.Retire(k.w.loop)
 	}
 	if !k.detach(breaker.Ignored) {
-		k.ticket.Leave(k.w.loop.Now(), 0)
+		k.ticket.Leave(k.w.loop.Now(), limiter.Use{})
 	}
 }
 
@@ -50,7 +51,7 @@ func (k *link) Fault() {
 		k.session.Fault()
 		return
 	}
-	k.ticket.Leave(k.w.loop.Now(), 0)
+	k.ticket.Leave(k.w.loop.Now(), limiter.Use{})
 }
 
 // The tasks of sessions and links belong to them.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/weirproxy/weir/breaker"
 	"github.com/weirproxy/weir/eventloop"
+	"github.com/weirproxy/weir/limiter"
 	"github.com/weirproxy/weir/pgwire"
 	"github.com/weirproxy/weir/pool"
 	"github.com/weirproxy/weir/proxy"
@@ -21,12 +22,13 @@ type link struct {
 	waiter  pool.Waiter
 	ticket  proxy.Ticket
 	waits   wait
-	asked   int64         // when it asked to be admitted, by the loop's clock
-	began   int64         // when it got the server
-	took    time.Duration // until the server had answered what was asked first; 0: not yet, or that says nothing
-	timed   bool          // that is known
-	spoiled bool          // what was asked first failed, or the server had to wait for the client: its time says nothing
-	since   int64         // it has been as it is: running a statement, idle in a transaction, or kept; see session.state
+	asked   int64       // when it asked to be admitted, by the loop's clock
+	began   int64       // when it got the server
+	use     limiter.Use // of the slot, so far
+	timed   bool        // what was asked first was answered
+	spoiled bool        // that failed, or the server had to wait for the client: its time says nothing
+	idles   bool        // the server waits for the client, in a transaction
+	since   int64       // it has been as it is: running a statement, idle in a transaction, or kept; see session.state
 
 	// Towards the server.
 	upSkip   int    // bytes of the current message that are still to be passed on
@@ -356,7 +358,8 @@ func (k *link) rest() {
 		k.since = k.w.loop.Now()
 		k.observe()
 		k.ticket.Done(breaker.Success)
-		k.ticket.Keep(k.w.loop.Now(), k.took)
+		k.countIdle()
+		k.ticket.Keep(k.w.loop.Now(), k.use)
 		k.admitNext = true
 		k.session.rest()
 	}
@@ -389,9 +392,31 @@ func (k *link) observe() {
 // time takes down how long the server took for what was asked first.
 func (k *link) time() {
 	if !k.timed && !k.spoiled {
-		k.took = time.Duration(k.w.loop.Now() - k.began)
+		k.use.Took = time.Duration(k.w.loop.Now() - k.began)
 	}
 	k.timed = true
+}
+
+// countIdle takes down for how long the server has waited for the client.
+func (k *link) countIdle() {
+	if k.idles {
+		k.use.Idle += time.Duration(k.w.loop.Now() - k.since)
+		k.idles = false
+	}
+}
+
+// oneSays is how long one client has no say in how patient others of its kind are, once it has had one, in nanoseconds: there are those
+// that cancel over and over.
+const oneSays = int64(10 * time.Second)
+
+// unwanted notes that the client no longer wants what it asked for first, unless it has its answer, or did not care to read it.
+func (k *link) unwanted() {
+	s, now := k.session, k.w.loop.Now()
+	if k.timed || k.spoiled || k.admitNext || k.server != nil && !k.answering() || s.gaveUp != 0 && now-s.gaveUp < oneSays {
+		return
+	}
+	s.gaveUp = now
+	k.ticket.GiveUp(now)
 }
 
 // end ends the link, which its session has let go of, and gives back what it has: its place in a queue, the ticket. It is
@@ -421,7 +446,8 @@ func (k *link) detach(o breaker.Outcome) (answering bool) {
 
 // leave gives the slot back.
 func (k *link) leave() {
-	k.ticket.Leave(k.w.loop.Now(), k.took)
+	k.countIdle()
+	k.ticket.Leave(k.w.loop.Now(), k.use)
 	k.w.recycle(k)
 }
 

@@ -56,6 +56,7 @@ type session struct {
 	resource   *resource
 	number     uint64 // of all sessions of this weir; never 0
 	user       unique.Handle[string]
+	gaveUp     int64         // when it last did not wait for an answer, by the loop's clock; 0: never
 	since      int64         // it has been idle, by the loop's clock; see state
 	startup    *pool.Profile // what it asked for at startup, beyond what every server connection has, and was told then
 	profile    *pool.Profile // what holds now
@@ -343,6 +344,7 @@ func (s *session) leave() {
 	}
 	s.dead = true
 	if k := s.link; k != nil {
+		k.unwanted()
 		k.abandon()
 	}
 	s.close()

@@ -124,6 +124,7 @@ func (k *link) stalls(why parting) {
 	k.w.srv.log.Warn("a client kept a server connection waiting; what it began is rolled back", "resource", s.resource.name,
 		"user", s.user.Value(), "client", s.conn.RemoteAddr(), "reason", name, "timeout", partings[why].setting)
 	if on == stallReading {
+		k.spoiled = true
 		s.leave()
 		return
 	}
@@ -166,6 +167,7 @@ func (p parting) error() *pgwire.Error {
 
 // timeQuery begins the time that the server has for an answer.
 func (k *link) timeQuery() {
+	k.countIdle()
 	k.since = k.w.loop.Now()
 	s := k.session
 	if limit := s.resource.timeouts.Query; limit > 0 {
@@ -223,7 +225,7 @@ func (k *link) giveUp() {
 }
 
 func (k *link) timeIdleInTransaction() {
-	k.since = k.w.loop.Now()
+	k.since, k.idles = k.w.loop.Now(), true
 	s := k.session
 	if limit := s.resource.timeouts.IdleInTransaction; limit > 0 {
 		k.w.loop.Arm(&s.timer, limit, (*idledInTransaction)(s))

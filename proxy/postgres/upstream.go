@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/weirproxy/weir/breaker"
+	"github.com/weirproxy/weir/limiter"
 	"github.com/weirproxy/weir/pgwire"
 	"github.com/weirproxy/weir/proxy"
 )
@@ -160,7 +161,7 @@ func (k *link) readmit(chunk []byte) bool {
 		return false
 	}
 	k.unkeep()
-	k.admitNext, k.took, k.timed, k.spoiled = false, 0, false, false
+	k.admitNext, k.use, k.timed, k.spoiled = false, limiter.Use{}, false, false
 	if k.restore {
 		k.applySettings()
 	}
