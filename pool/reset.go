@@ -309,7 +309,7 @@ func (r *resetting) heard(t byte, body []byte) bool {
 		r.s.noteParameter(body, r.left.Look)
 	case pgwire.ErrorResponse:
 		e := pgwire.ParseError(body)
-		return !e.Fatal() && !r.ours
+		return !e.Fatal() && (!r.ours || r.left.Owed > 1) // what is said ahead of the last may fail
 	}
 	return true
 }
@@ -330,6 +330,7 @@ func (r *resetting) step() {
 	case r.left.Dirty:
 		r.left.Dirty = false
 		r.s.Discarded()
+		r.query("SET statement_timeout = 0") // whatever it is
 		r.query(discardAll)
 	default:
 		r.finish()

@@ -11,6 +11,7 @@ import (
 type Settings struct {
 	names, values []string // sorted by name, in lower case: to the server it makes no difference
 	key           string
+	calming       string // see there
 }
 
 // Setting is one parameter.
@@ -18,7 +19,7 @@ type Setting struct{ Name, Value string }
 
 func newSettings(asked []Setting) *Settings {
 	list := canonical(asked)
-	s := &Settings{key: keyOf(list)}
+	s := &Settings{key: keyOf(list), calming: calming(list)}
 	for _, l := range list {
 		s.names, s.values = append(s.names, l.Name), append(s.values, l.Value)
 	}
@@ -106,7 +107,7 @@ func (s *Server) News(p *Profile) (news []Setting) {
 func (s *Server) Suit(dst []byte, p *Profile) []byte {
 	c := change{sure: true}
 	from, to := s.Settings, p.Settings
-	differ := !from.equal(to)
+	differ := !from.Equal(to)
 	if differ {
 		c.leave(s, from, to)
 		c.enter(s, from, to)
@@ -114,6 +115,7 @@ func (s *Server) Suit(dst []byte, p *Profile) []byte {
 	c.keep(s, p)
 	if differ {
 		c.identify(to)
+		c.hasten(from, to)
 	}
 	s.Settings, s.suits = to, p
 	return c.append(dst)
@@ -137,10 +139,25 @@ func (c *change) leave(s *Server, from, to *Settings) {
 func (c *change) enter(s *Server, from, to *Settings) {
 	for i := range to.len() {
 		name, value := to.names[i], to.values[i]
-		if old, ok := from.get(name); (!ok || old != value) && !slices.Contains(identity, name) && s.reported(name) == 0 {
+		if to.isNew(i, from) && !slices.Contains(identity, name) && !isHasty(name, value) && s.reported(name) == 0 {
 			c.set(name, value)
 		}
 	}
+}
+
+// hasten sets what the rest of the change might run into: all of it, where what from has of that may have been taken back by AppendCalming.
+func (c *change) hasten(from, to *Settings) {
+	for i := range to.len() {
+		if name, value := to.names[i], to.values[i]; isHasty(name, value) && (from.Calms() || to.isNew(i, from)) {
+			c.set(name, value)
+		}
+	}
+}
+
+// isNew reports whether the parameter at i is not as in from.
+func (s *Settings) isNew(i int, from *Settings) bool {
+	old, ok := from.get(s.names[i])
+	return !ok || old != s.values[i]
 }
 
 // keep sets what is reported and not as the client was told, or asked for and only there by default, which may change.
@@ -163,7 +180,8 @@ func (c *change) identify(to *Settings) {
 	}
 }
 
-func (s *Settings) equal(other *Settings) bool { return s.identifies() == other.identifies() }
+// Equal reports whether they are the same parameters with the same values.
+func (s *Settings) Equal(other *Settings) bool { return s.identifies() == other.identifies() }
 
 // identifies is the key, "" for none.
 func (s *Settings) identifies() string {

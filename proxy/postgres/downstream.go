@@ -247,7 +247,7 @@ func (k *link) hearError(body []byte) {
 	switch {
 	case k.answers.inquired():
 		k.inquiry.failed = true
-	case k.answersOurs(pgwire.ErrorResponse):
+	case k.answersOurs(pgwire.ErrorResponse) && !k.answers.first().mayFail:
 		k.settingsFailed = &e
 	}
 	if k.repeatFrom == 0 {

@@ -181,6 +181,9 @@ func (k *link) putBack() {
 	if r.mode == Session || last == 0 || last == s.number { // in that mode it was done when it came back
 		return
 	}
+	if r.reset == ResetAlways || !k.server.Settings.Equal(s.profile.Settings) {
+		k.calm()
+	}
 	if r.reset == ResetAlways {
 		k.upOut = k.server.AppendDiscard(k.upOut)
 		k.awaitPrelude()
@@ -194,6 +197,14 @@ func (k *link) putBack() {
 	if k.foreign = !r.sequences.Load(); !k.foreign {
 		k.upOut = pool.AppendDiscardSequences(k.upOut)
 		k.awaitPrelude()
+	}
+}
+
+// calm has the timeouts of the session that had the server connection before not end what we say for this one.
+func (k *link) calm() {
+	queries := 0
+	for k.upOut, queries = k.server.AppendCalming(k.upOut); queries > 0; queries-- {
+		k.await(answer{kind: queried, ours: true, mayFail: true})
 	}
 }
 
@@ -215,8 +226,10 @@ func (k *link) applySettings() {
 }
 
 // awaitPrelude expects the answer to a Query of ours that goes ahead of the client's message.
-func (k *link) awaitPrelude() {
-	k.answers.push(answer{kind: queried, ours: true})
+func (k *link) awaitPrelude() { k.await(answer{kind: queried, ours: true}) }
+
+func (k *link) await(a answer) {
+	k.answers.push(a)
 	k.server.Prepared.Unnamed = 0
 	k.timeQuery()
 }

@@ -1,0 +1,77 @@
+package pool
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/weirproxy/weir/pgwire"
+)
+
+// The timeouts of a session are for its own statements. What we say ourselves on the server connection that it had, so that another one can
+// have it, must not run into them: the other one would be told.
+
+// enoughForUs is the timeout, in milliseconds, that nothing that we say ourselves runs into, and no machine that is busy makes it.
+const enoughForUs = 1000
+
+// isHasty reports whether what we say ourselves may fail, or have to wait, where a session has set this.
+func isHasty(name, value string) bool {
+	switch name {
+	case "statement_timeout", "lock_timeout", "transaction_timeout":
+		return isShort(value)
+	case "default_transaction_deferrable": // may wait for the transactions of others
+		return value != "off"
+	}
+	return false
+}
+
+// isShort reports whether a timeout is less than enough for us, for all that is plain to see.
+func isShort(value string) bool {
+	number := strings.TrimRight(value, "mshind")
+	n, err := strconv.Atoi(number)
+	if err != nil {
+		return true
+	}
+	switch value[len(number):] {
+	case "", "ms":
+		return n > 0 && n < enoughForUs
+	case "s", "min", "h", "d":
+		return false
+	}
+	return true
+}
+
+// calming is the SQL that has the hasty ones of a list be as from the start, "" if there are none. The timeout of the statement itself is the first.
+func calming(list []Setting) string {
+	var names []string
+	for _, l := range list {
+		if isHasty(l.Name, l.Value) {
+			names = append(names, l.Name)
+		}
+	}
+	slices.Reverse(names) // transaction_timeout, statement_timeout, …
+	var c change
+	for _, name := range names {
+		c.reset(name)
+	}
+	return c.sql.String()
+}
+
+// calmings is how often that is said, each time as a Query of its own. Even so little may run into a timeout of a millisecond, when the process
+// has to wait for a processor at just that moment; but not every time.
+const calmings = 3
+
+// AppendCalming appends Queries that have what is said behind them, and not by the session that had s last, not end by what that one has
+// set. It returns how many. Each of them may fail, and whatever they come to, the settings of s are to be changed as if they had not been.
+func (s *Server) AppendCalming(dst []byte) ([]byte, int) {
+	if !s.Settings.Calms() {
+		return dst, 0
+	}
+	for range calmings {
+		dst = pgwire.AppendQuery(dst, s.Settings.calming)
+	}
+	return dst, calmings
+}
+
+// Calms reports whether AppendCalming would append something.
+func (s *Settings) Calms() bool { return s != nil && s.calming != "" }

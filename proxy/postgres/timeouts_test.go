@@ -1,0 +1,85 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/weirproxy/weir/internal/pgserver"
+	"github.com/weirproxy/weir/internal/pgtest"
+	"github.com/weirproxy/weir/proxy/postgres"
+)
+
+// What one session has set for its own statements is nothing that another one runs into, which has much to be set before its own: the server
+// needs milliseconds for that.
+func TestAnothersTimeoutEndsNobody(t *testing.T) {
+	pgtest.Each(t, anothersTimeoutEndsNobody)
+}
+
+func anothersTimeoutEndsNobody(t *testing.T, pg *pgtest.Postgres) {
+	hasty := []string{"statement_timeout=1"}
+	if one(t, pgtest.Connect(t, pg.DSN()).Query("SELECT count(*) FROM pg_settings WHERE name = 'transaction_timeout'")) == "1" { // from version 17 on
+		hasty = append(hasty, "transaction_timeout=1")
+	}
+	const statements, each = 40, 50
+	for _, reset := range []postgres.Reset{postgres.ResetDetected, postgres.ResetAlways} {
+		for _, setting := range hasty {
+			t.Run(string(reset)+" "+setting, func(t *testing.T) {
+				w := start(t, settings{servers: 1, reset: reset, upstream: pg.DSN()})
+				c := w.client()
+				for i := range statements {
+					var sets []string
+					for j := range each {
+						sets = append(sets, fmt.Sprintf("SET m.p%d_%d = 'x'", i, j))
+					}
+					c.Query(strings.Join(sets, ";"))
+				}
+				for range 10 {
+					stranger := w.pgconn("options='-c " + setting + "'")
+					_ = stranger.Exec(context.Background(), "SELECT 1").Close() // which may fail
+					const look = "SELECT current_setting('%s') || current_setting('m.p0_0') || current_setting('m.p39_49')"
+					name, _, _ := strings.Cut(setting, "=")
+					if got := one(t, c.Query(fmt.Sprintf(look, name))); got != "0xx" {
+						t.Errorf("it has %s", got)
+					}
+				}
+			})
+		}
+	}
+}
+
+// The same timeout of two sessions that have different settings holds for both.
+func TestASharedTimeoutHoldsForEach(t *testing.T) {
+	w := start(t, settings{servers: 1})
+	a, b := w.client("options='-c statement_timeout=777 -c my.own=a'"), w.client("options='-c statement_timeout=777 -c my.own=b'")
+	for range 3 {
+		for _, c := range []*pgtest.Client{a, b} {
+			if got := one(t, c.Query("SHOW statement_timeout")); got != "777ms" {
+				t.Errorf("statement_timeout = %s, want 777ms", got)
+			}
+		}
+	}
+}
+
+// Who asks for transactions that wait for those of others waits alone.
+func TestAnothersDeferrableTransactionsMakeNobodyWait(t *testing.T) {
+	pg := pgtest.Shared(t)
+	holder := pgtest.Connect(t, pg.DSNFor(pgserver.Open))
+	holder.Query("CREATE TABLE IF NOT EXISTS deferred(v int)")
+	holder.Query("BEGIN ISOLATION LEVEL SERIALIZABLE; INSERT INTO deferred VALUES (1)")
+	defer holder.Query("ROLLBACK")
+	for _, reset := range []postgres.Reset{postgres.ResetDetected, postgres.ResetAlways} {
+		t.Run(string(reset), func(t *testing.T) {
+			w := start(t, settings{servers: 1, reset: reset, upstream: pg.DSNFor(pgserver.Open)})
+			stranger := w.client("options='-c default_transaction_isolation=serializable -c default_transaction_read_only=on -c default_transaction_deferrable=on'")
+			c := w.client("options='-c my.own=mine'")
+			for range 2 {
+				stranger.Query("SHOW work_mem")
+				if got := one(t, c.Query("SHOW my.own")); got != "mine" {
+					t.Errorf("it has %s", got)
+				}
+			}
+		})
+	}
+}
