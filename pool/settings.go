@@ -11,7 +11,8 @@ import (
 type Settings struct {
 	names, values []string // sorted by name, in lower case: to the server it makes no difference
 	key           string
-	calming       string // see there
+	calming       string    // see there
+	resting       *Settings // what stays of them while the connection rests; mostly themselves
 }
 
 // Setting is one parameter.
@@ -23,6 +24,7 @@ func newSettings(asked []Setting) *Settings {
 	for _, l := range list {
 		s.names, s.values = append(s.names, l.Name), append(s.values, l.Value)
 	}
+	s.resting = restingOf(s)
 	return s
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // The timeouts of a session are for its own statements. What we say ourselves on the server connection that it had, so that another one can
-// have it, must not run into them: the other one would be told.
+// have it, must not run into them: the other one would be told. Nor may they end the connection while nobody has it.
 
 // enoughForUs is the timeout, in milliseconds, that nothing that we say ourselves runs into, and no machine that is busy makes it.
 const enoughForUs = 1000
@@ -75,3 +75,23 @@ func (s *Server) AppendCalming(dst []byte) ([]byte, int) {
 
 // Calms reports whether AppendCalming would append something.
 func (s *Settings) Calms() bool { return s != nil && s.calming != "" }
+
+// idleTimeout is the parameter by which a server ends a connection that rests.
+const idleTimeout = "idle_session_timeout"
+
+// restingOf is what stays of s while the connection rests: all but for the timeout of that.
+func restingOf(s *Settings) *Settings {
+	if value, ok := s.get(idleTimeout); !ok || value == "0" {
+		return s
+	}
+	return settingsOf(slices.DeleteFunc(s.list(), func(l Setting) bool { return l.Name == idleTimeout }))
+}
+
+// MayRest reports whether a server connection with these settings may rest as it is. Else [Server.Reset] has to put that right.
+func (s *Settings) MayRest() bool { return s == nil || s.resting == s }
+
+// toRest is the SQL that has s rest without a timeout.
+func (s *Server) toRest() string {
+	s.Settings, s.suits = s.Settings.resting, nil
+	return "RESET " + quoteName(idleTimeout)
+}

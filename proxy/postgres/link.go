@@ -78,6 +78,7 @@ type link struct {
 	copyParsed  bool              // that COPY belongs to the extended protocol
 	withheld    []byte            // a message from before an error, which may not be passed on
 	fatal       bool              // the server said that it ends the connection
+	unheard     bool              // to us, in answer to what the client has not asked
 	failure     string            // what the server failed with, for the breaker
 	changes     uint32            // the change that the unnamed statement is at
 	everChanged uint32            // how many changes there were
@@ -386,7 +387,7 @@ func (k *link) giveBack() {
 		k.observe()
 	}
 	k.reconsider()
-	if server.Cancels > 0 {
+	if server.Cancels > 0 || !server.Settings.MayRest() {
 		server.Reset(s.w.loop, pool.Leftover{Status: pgwire.Idle})
 	} else {
 		server.Pool().Release(server)
@@ -484,7 +485,7 @@ func (k *link) serverGone(err error) {
 	if k.failure == "" && !k.fatal {
 		k.failure = err.Error()
 	}
-	said := k.fatal
+	said := k.fatal && !k.unheard
 	k.fatal = true
 	if k.failure != "" {
 		k.lost(k.failure)
@@ -493,10 +494,11 @@ func (k *link) serverGone(err error) {
 		s.lastWords(nil)
 		return
 	}
-	s.fatal(&pgwire.Error{
-		Code: "08006", Message: "the server closed the connection unexpectedly",
-		Detail: "Whether the statement took effect is unknown.",
-	})
+	detail := "Whether the statement took effect is unknown."
+	if k.settingsFailed != nil {
+		detail = "The statement was not executed. The server has said: " + k.settingsFailed.Message
+	}
+	s.fatal(&pgwire.Error{Code: "08006", Message: "the server closed the connection unexpectedly", Detail: detail})
 }
 
 // drainLinked ends a session that has a server connection but nothing under way.

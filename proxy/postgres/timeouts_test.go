@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgproto3"
+
 	"github.com/weirproxy/weir/internal/pgserver"
 	"github.com/weirproxy/weir/internal/pgtest"
 	"github.com/weirproxy/weir/proxy/postgres"
@@ -79,6 +81,69 @@ func TestAnothersDeferrableTransactionsMakeNobodyWait(t *testing.T) {
 				if got := one(t, c.Query("SHOW my.own")); got != "mine" {
 					t.Errorf("it has %s", got)
 				}
+			}
+		})
+	}
+}
+
+// A session's idle timeout is for its own silence: the server connection that it had rests for as long as it likes.
+func TestAnIdleTimeoutIsNotInForceOnTheShelf(t *testing.T) {
+	pgtest.Each(t, anIdleTimeoutIsNotInForceOnTheShelf)
+}
+
+func anIdleTimeoutIsNotInForceOnTheShelf(t *testing.T, pg *pgtest.Postgres) {
+	const idle = "idle_session_timeout=400"
+	tests := map[string]struct{ startup, set string }{
+		"at startup":  {"options='-c " + idle + "'", "SELECT 1"},
+		"by SET":      {"", "SET " + idle},
+		"among other": {"options='-c my.own=1'", "SELECT set_config('idle_session_timeout', '400', false), set_config('my.other', '2', false)"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := start(t, settings{servers: 1, upstream: pg.DSN()})
+			c, other := w.client(test.startup), w.client()
+			pid := backend(t, other)
+			for range 2 { // the second time, it is known what SET leads to
+				c.Query(test.set)
+				w.eventually("it rests", func() bool { return w.servers("idle") == 1 })
+				witness := pgtest.Connect(t, pg.DSN())
+				witness.Query("SET " + idle)
+				witness.UntilClosed()
+				if got := backend(t, other); got != pid {
+					t.Errorf("server process %s is replaced by %s", pid, got)
+				}
+				if got := one(t, c.Query("SHOW idle_session_timeout")); got != "400ms" {
+					t.Errorf("its own client has %s", got)
+				}
+				if got := one(t, other.Query("SHOW idle_session_timeout")); got != "0" {
+					t.Errorf("another client has %s", got)
+				}
+			}
+		})
+	}
+}
+
+// A server that ends the connection in answer to what the client has not asked leaves nobody without a word.
+func TestAServerThatGoesInsteadOfTakingSettingsIsToldOf(t *testing.T) {
+	for name, step := range map[string]pgtest.Step{
+		"with a word": func(c *pgtest.ServerConn) error {
+			return c.Send(&pgproto3.ErrorResponse{Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: "57P05", Message: "terminating connection due to idle-session timeout"})
+		},
+		"without one": func(*pgtest.ServerConn) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			fake := pgtest.ServeEach(t, func(n int) pgtest.Script {
+				if n == 0 {
+					return pgtest.Script{pgtest.AcceptStartup(), pgtest.Expect("Q"), step}
+				}
+				return pgtest.Script{pgtest.AcceptStartup(), pgtest.AnswerQueries(pgtest.Reply(1))}
+			})
+			w := start(t, settings{servers: 1, upstream: fake.DSN()})
+			c := w.client("options='-c my.own=1'")
+			c.Send(query("SELECT 1"))
+			got := c.UntilClosed()
+			if len(got) != 1 || got[0].Type != 'E' || got[0].Field('C') != "08006" || got[0].Field('S') != "FATAL" {
+				t.Errorf("the client reads %v", got)
 			}
 		})
 	}
