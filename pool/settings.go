@@ -108,6 +108,19 @@ func (s *Server) News(p *Profile) (news []Setting) {
 // effect that was sent behind it, but for what ends that: nothing else has to wait for its answer.
 func (s *Server) Suit(dst []byte, p *Profile) []byte {
 	c := change{sure: true}
+	s.suit(&c, p)
+	return c.append(dst)
+}
+
+// SuitKeeping is Suit that leaves the unnamed statement: what it appends are messages of the extended protocol, with the same outcome and one
+// ReadyForQuery.
+func (s *Server) SuitKeeping(dst []byte, p *Profile) []byte {
+	c := change{sure: true, each: true}
+	s.suit(&c, p)
+	return c.appendEach(dst)
+}
+
+func (s *Server) suit(c *change, p *Profile) {
 	from, to := s.Settings, p.Settings
 	differ := !from.Equal(to)
 	if differ {
@@ -120,7 +133,6 @@ func (s *Server) Suit(dst []byte, p *Profile) []byte {
 		c.hasten(from, to)
 	}
 	s.Settings, s.suits = to, p
-	return c.append(dst)
 }
 
 // leave resets what to does not have. Identities are left whatever it is that changes, which may be more than they are allowed.

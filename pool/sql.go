@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/weirproxy/weir/pgwire"
@@ -29,14 +30,23 @@ const discardAll = "DISCARD ALL"
 // change is a Query that changes settings, while it is put together.
 type change struct {
 	sql  strings.Builder
-	sure bool // of its success
+	sure bool  // of its success
+	ends []int // of its statements, where they are to be sent one by one
+	each bool  // they are
 }
 
-func (c *change) reset(name string) { c.sql.WriteString("RESET " + quoteName(name) + ";") }
+func (c *change) reset(name string) { c.add("RESET " + quoteName(name) + ";") }
 
 func (c *change) set(name, value string) {
-	c.sql.WriteString("SELECT pg_catalog.set_config(" + QuoteString(name) + "," + QuoteString(value) + ",false);")
+	c.add("SELECT pg_catalog.set_config(" + QuoteString(name) + "," + QuoteString(value) + ",false);")
 	c.sure = c.sure && name == "application_name"
+}
+
+func (c *change) add(statement string) {
+	c.sql.WriteString(statement)
+	if c.each {
+		c.ends = append(c.ends, c.sql.Len())
+	}
 }
 
 // append appends the Query, if there is anything to change.
@@ -49,6 +59,23 @@ func (c *change) append(dst []byte) []byte {
 	default:
 		return pgwire.AppendQuery(dst, "BEGIN;"+c.sql.String()+"COMMIT")
 	}
+}
+
+// appendEach is append for statements that are sent one by one, see AppendNamed.
+func (c *change) appendEach(dst []byte) []byte {
+	var all []string
+	from, sql := 0, c.sql.String()
+	for _, end := range c.ends {
+		all = append(all, sql[from:end])
+		from = end
+	}
+	switch {
+	case len(all) == 0:
+		return dst
+	case !c.sure:
+		all = slices.Concat([]string{"BEGIN"}, all, []string{"COMMIT"})
+	}
+	return AppendNamed(dst, all...)
 }
 
 // Raise is the statement that fails with the SQLSTATE, the message and the hint.

@@ -50,6 +50,10 @@ func (k *link) inquire(about touch) {
 	k.held = true
 	k.answers.push(answer{kind: asked, ours: true})
 	k.server.Prepared.Unnamed = 0
+	if k.session.resource.mode == Session { // elsewhere what has no name is prepared again
+		k.write(pool.AppendNamed(nil, pool.Ask(all)))
+		return
+	}
 	k.write(pgwire.AppendQuery(nil, pool.Ask(all)))
 }
 

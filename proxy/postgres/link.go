@@ -213,6 +213,10 @@ func (k *link) calm() {
 // message in the same write; should it fail, nothing that is behind it takes effect.
 func (k *link) applySettings() {
 	s := k.session
+	suit := k.server.Suit
+	if k.restore && s.resource.mode == Session { // elsewhere it is prepared again
+		suit = k.server.SuitKeeping
+	}
 	k.restore = false
 	if k.server.Suits(s.profile) {
 		return
@@ -221,7 +225,7 @@ func (k *link) applySettings() {
 		s.inform(news)
 	}
 	before := len(k.upOut)
-	if k.upOut = k.server.Suit(k.upOut, s.profile); len(k.upOut) > before {
+	if k.upOut = suit(k.upOut, s.profile); len(k.upOut) > before {
 		k.awaitPrelude()
 	}
 }
