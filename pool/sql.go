@@ -2,6 +2,7 @@ package pool
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/weirproxy/weir/pgwire"
@@ -139,6 +140,17 @@ func AnyLock(label string) Query {
 	return anyOf(label, "pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) "+text("advisory")+
 		" AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()")
 }
+
+// ProcessesAmong asks which of these processes the server has.
+func ProcessesAmong(pids []uint32) string {
+	all := make([]string, len(pids))
+	for i, pid := range pids {
+		all[i] = number(pid)
+	}
+	return "SELECT pid FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) ANY ('{" + strings.Join(all, ",") + "}'::pg_catalog.int4[])"
+}
+
+func number(pid uint32) string { return strconv.FormatUint(uint64(pid), 10) }
 
 // Ask is one query of several.
 func Ask(questions []Query) string {
