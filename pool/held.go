@@ -9,7 +9,8 @@ import (
 
 // What is between weir and a server (a proxy, a balancer, a firewall) may confirm the end of a connection and never pass it on, or have lost
 // the server long ago. To weir that looks like a process of the server that holds the connection, and would count for good. So where somebody waits
-// for its place, the server is asked whether it still has that process.
+// for its place, the server is asked whether it still has that process. Where it has, and the process waits for what weir might say, it is told to
+// end it: it is weir's own, and nobody will ever say anything.
 
 // heldTime is how long a connection that was closed seems to be held before the server is asked, and how long it takes until it is again.
 const heldTime = 30 * time.Second
@@ -70,7 +71,7 @@ func (p *Pool) heldSinceLocked(since time.Time) (long []*retiring) {
 func (p *Pool) askAbout(held []*retiring) {
 	ctx, cancel := context.WithTimeout(p.budget.ctx, p.budget.cfg.Connect)
 	defer cancel()
-	q := &question{}
+	q := &question{age: p.budget.heldTime}
 	for _, r := range held {
 		q.pids = append(q.pids, r.s.PID())
 	}
@@ -82,7 +83,7 @@ func (p *Pool) askAbout(held []*retiring) {
 	d.Close()
 	for _, r := range held {
 		if pid := r.s.PID(); pid != 0 && r.s.address == d.addr && !q.there[pid] {
-			p.budget.log.Warn("the server has no such process; something between must hold the connection, which no longer counts", "server_pid", pid)
+			p.budget.log.Warn("the server has no such process any more; something between must hold the connection, which no longer counts", "server_pid", pid)
 			r.finishSoon()
 		}
 	}
@@ -94,11 +95,28 @@ type ofQuestion struct{}
 // question is which of some processes a server has.
 type question struct {
 	pids  []uint32
+	age   time.Duration // for how long they have been there at least
 	there map[uint32]bool
 }
 
+// endTime is how long a process may take to end.
+const endTime = 200 * time.Millisecond
+
+// ask asks twice: what was told to end the first time is to be gone the second time.
 func (q *question) ask(ctx context.Context, conn *pgconn.PgConn) error {
-	results, err := conn.Exec(ctx, ProcessesAmong(q.pids)).ReadAll()
+	if err := q.askOnce(ctx, conn); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(endTime):
+		return q.askOnce(ctx, conn)
+	}
+}
+
+func (q *question) askOnce(ctx context.Context, conn *pgconn.PgConn) error {
+	results, err := conn.Exec(ctx, EndProcesses(q.pids, q.age)).ReadAll()
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -130,30 +131,55 @@ func (m *middle) end() {
 	}
 }
 
-// A connection that something between weir and the server holds, after the server has ended its own end of it, does not count for good: the
-// server is asked. One whose process is there does.
-func TestWhatTheServerDoesNotHoldDoesNotCountForGood(t *testing.T) {
+// A connection that something between weir and the server holds does not count for good, whether the server has ended its process or that waits
+// for weir. As long as a process is there, it counts.
+func TestWhatIsHeldBetweenDoesNotCountForGood(t *testing.T) {
 	pg := pgtest.Shared(t)
-	b := newBench(t, pool.Config{Connections: 1})
-	b.AskAboutHeldAfter(time.Millisecond)
-	var m middle
-	p := b.pool(m.listen(t, pg.DSNFor(pgserver.Open)))
-	s := b.borrow(p)
-	release(s)
-	s = b.borrow(p)
-	m.stick()
-	on(s, s.Retire)
-	w := b.ask(p)
-	asked := m.made.Load() + 2 // and a cancel request
-	for deadline := time.Now().Add(patience); m.made.Load() < asked+1; time.Sleep(time.Millisecond) {
+	tests := map[string]struct{ before, behind func(m *middle, pid int) }{
+		"the server has no process": {func(m *middle, _ int) { m.lose() }, nil},
+		"the process is stopped": {
+			func(_ *middle, pid int) { signal(t, pid, syscall.SIGSTOP) },
+			func(_ *middle, pid int) { signal(t, pid, syscall.SIGCONT) },
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, pool.Config{Connections: 1})
+			b.AskAboutHeldAfter(time.Millisecond)
+			var m middle
+			p := b.pool(m.listen(t, pg.DSNFor(pgserver.Open)))
+			s := b.borrow(p)
+			pid := int(s.PID())
+			m.stick()
+			test.before(&m, pid)
+			on(s, s.Retire)
+			w := b.ask(p)
+			if test.behind != nil {
+				m.await(t, 4) // the connection itself, a cancel request, and two that ask
+				if c := b.Counts(); c != (pool.Counts{Closing: 1}) {
+					t.Errorf("the counts are %+v", c)
+				}
+				test.behind(&m, pid)
+			}
+			release(b.wait(w))
+			b.eventually(pool.Counts{Idle: 1})
+		})
+	}
+}
+
+func signal(t *testing.T, pid int, s syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(pid, s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// await waits until that many connections were made.
+func (m *middle) await(t *testing.T, n int64) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); m.made.Load() < n; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("the server is not asked: %+v", b.Counts())
+			t.Fatalf("%d connections were made, want %d", m.made.Load(), n)
 		}
 	}
-	if c := b.Counts(); c != (pool.Counts{Closing: 1}) { // it was asked at least once, and has the process
-		t.Errorf("the counts are %+v", c)
-	}
-	m.lose()
-	release(b.wait(w))
-	b.eventually(pool.Counts{Idle: 1})
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/weirproxy/weir/pgwire"
 )
@@ -141,13 +142,17 @@ func AnyLock(label string) Query {
 		" AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()")
 }
 
-// ProcessesAmong asks which of these processes the server has.
-func ProcessesAmong(pids []uint32) string {
+// EndProcesses asks which of these processes the server has. It has those end that are this user's, were there before age and wait for what their
+// client says.
+func EndProcesses(pids []uint32, age time.Duration) string {
 	all := make([]string, len(pids))
 	for i, pid := range pids {
 		all[i] = number(pid)
 	}
-	return "SELECT pid FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) ANY ('{" + strings.Join(all, ",") + "}'::pg_catalog.int4[])"
+	return "SELECT pid, CASE WHEN usename OPERATOR(pg_catalog.=) CURRENT_USER AND wait_event OPERATOR(pg_catalog.=) " + text("ClientRead") +
+		" AND backend_start OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) '" + strconv.FormatInt(age.Milliseconds(), 10) + " ms'::pg_catalog.interval)" +
+		" THEN pg_catalog.pg_terminate_backend(pid) END" +
+		" FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) ANY ('{" + strings.Join(all, ",") + "}'::pg_catalog.int4[])"
 }
 
 func number(pid uint32) string { return strconv.FormatUint(uint64(pid), 10) }
