@@ -332,7 +332,7 @@ func (r *resetting) step() {
 	case r.left.Dirty:
 		r.left.Dirty = false
 		r.s.Discarded()
-		r.query("SET statement_timeout = 0") // whatever it is
+		r.query(unhurried)
 		r.query(discardAll)
 	case !r.s.Settings.MayRest():
 		r.query(r.s.toRest())

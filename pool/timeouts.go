@@ -61,19 +61,22 @@ func calming(list []Setting) string {
 // has to wait for a processor at just that moment; but not every time.
 const calmings = 3
 
-// AppendCalming appends Queries that have what is said behind them, and not by the session that had s last, not end by what that one has
-// set. It returns how many. Each of them may fail, and whatever they come to, the settings of s are to be changed as if they had not been.
+// AppendCalming appends Queries by which nothing that is said behind them ends by what the session that had s last has set, and returns how many.
+// It is for settings of which [Settings.Calms] says that they need it. Each of the Queries may fail: the settings of s are to be changed as if they
+// had not been said.
 func (s *Server) AppendCalming(dst []byte) ([]byte, int) {
-	if !s.Settings.Calms() {
-		return dst, 0
-	}
 	for range calmings {
 		dst = pgwire.AppendQuery(dst, s.Settings.calming)
 	}
 	return dst, calmings
 }
 
-// Calms reports whether AppendCalming would append something.
+// AppendUnhurried appends a Query by which DISCARD ALL behind it does not end by a statement_timeout that nobody has noticed. It may fail.
+func AppendUnhurried(dst []byte) []byte { return pgwire.AppendQuery(dst, unhurried) }
+
+const unhurried = "SET statement_timeout = 0"
+
+// Calms reports whether there is something in s by which what others say may end.
 func (s *Settings) Calms() bool { return s != nil && s.calming != "" }
 
 // idleTimeout is the parameter by which a server ends a connection that rests.

@@ -182,10 +182,12 @@ func (k *link) putBack() {
 	if r.mode == Session || last == 0 || last == s.number { // in that mode it was done when it came back
 		return
 	}
-	if r.reset == ResetAlways || !k.server.Settings.Equal(s.profile.Settings) {
+	if k.server.Settings.Calms() && (r.reset == ResetAlways || !k.server.Settings.Equal(s.profile.Settings)) {
 		k.calm()
 	}
 	if r.reset == ResetAlways {
+		k.upOut = pool.AppendUnhurried(k.upOut)
+		k.await(mayFail)
 		k.upOut = k.server.AppendDiscard(k.upOut)
 		k.awaitPrelude()
 		return
@@ -205,7 +207,7 @@ func (k *link) putBack() {
 func (k *link) calm() {
 	queries := 0
 	for k.upOut, queries = k.server.AppendCalming(k.upOut); queries > 0; queries-- {
-		k.await(answer{kind: queried, ours: true, mayFail: true})
+		k.await(mayFail)
 	}
 }
 
@@ -213,10 +215,7 @@ func (k *link) calm() {
 // message in the same write; should it fail, nothing that is behind it takes effect.
 func (k *link) applySettings() {
 	s := k.session
-	suit := k.server.Suit
-	if k.restore && s.resource.mode == Session { // elsewhere it is prepared again
-		suit = k.server.SuitKeeping
-	}
+	keeping := k.restore && s.resource.mode == Session // elsewhere the unnamed statement is prepared again
 	k.restore = false
 	if k.server.Suits(s.profile) {
 		return
@@ -225,13 +224,21 @@ func (k *link) applySettings() {
 		s.inform(news)
 	}
 	before := len(k.upOut)
-	if k.upOut = suit(k.upOut, s.profile); len(k.upOut) > before {
+	if keeping {
+		k.upOut = k.server.SuitKeeping(k.upOut, s.profile)
+	} else {
+		k.upOut = k.server.Suit(k.upOut, s.profile)
+	}
+	if len(k.upOut) > before {
 		k.awaitPrelude()
 	}
 }
 
 // awaitPrelude expects the answer to a Query of ours that goes ahead of the client's message.
 func (k *link) awaitPrelude() { k.await(answer{kind: queried, ours: true}) }
+
+// mayFail is the answer to a Query of ours that is of no consequence.
+var mayFail = answer{kind: queried, ours: true, mayFail: true}
 
 func (k *link) await(a answer) {
 	k.answers.push(a)

@@ -51,6 +51,23 @@ func anothersTimeoutEndsNobody(t *testing.T, pg *pgtest.Postgres) {
 	}
 }
 
+// With reset: always, that goes for a timeout that nobody could notice, too: what the other one has left takes milliseconds to be dropped.
+func TestATimeoutThatIsNotNoticedEndsNobody(t *testing.T) {
+	pgtest.Each(t, func(t *testing.T, pg *pgtest.Postgres) {
+		direct := pgtest.Connect(t, pg.DSN())
+		direct.Query("CREATE OR REPLACE FUNCTION leave_much() RETURNS void LANGUAGE plpgsql AS $$ BEGIN" +
+			" FOR i IN 1..100 LOOP EXECUTE format('CREATE TEMP TABLE left_%s(v int)', i); END LOOP; PERFORM set_config('statement_timeout', '1', false); END $$")
+		w := start(t, settings{servers: 1, reset: postgres.ResetAlways, upstream: pg.DSN()})
+		c, stranger := w.client("options='-c my.own=1'"), w.client()
+		for range 3 {
+			stranger.Query("SELECT leave_much()")
+			if got := one(t, c.Query("SELECT current_setting('my.own') || current_setting('statement_timeout')")); got != "10" {
+				t.Errorf("it has %s", got)
+			}
+		}
+	})
+}
+
 // The same timeout of two sessions that have different settings holds for both.
 func TestASharedTimeoutHoldsForEach(t *testing.T) {
 	w := start(t, settings{servers: 1})
