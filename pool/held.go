@@ -77,7 +77,9 @@ func (p *Pool) askAbout(held []*retiring) {
 	}
 	d, err := p.dial(context.WithValue(ctx, ofQuestion{}, q), nil)
 	if err != nil {
-		p.budget.log.Warn("ask the server about the connections that it seems to hold", "error", err)
+		if p.budget.ctx.Err() == nil {
+			p.budget.log.Warn("ask the server about the connections that it seems to hold", "error", err)
+		}
 		return
 	}
 	d.Close()
