@@ -12,6 +12,7 @@ type Settings struct {
 	names, values []string // sorted by name, in lower case: to the server it makes no difference
 	key           string
 	calming       string    // see there
+	toRest        string    // has the connection rest
 	resting       *Settings // what stays of them while the connection rests; mostly themselves
 }
 
@@ -24,7 +25,7 @@ func newSettings(asked []Setting) *Settings {
 	for _, l := range list {
 		s.names, s.values = append(s.names, l.Name), append(s.values, l.Value)
 	}
-	s.resting = restingOf(s)
+	s.resting, s.toRest = restingOf(s)
 	return s
 }
 

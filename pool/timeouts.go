@@ -49,7 +49,7 @@ func calming(list []Setting) string {
 			names = append(names, l.Name)
 		}
 	}
-	slices.Reverse(names) // transaction_timeout, statement_timeout, …
+	slices.Reverse(names) // transaction_timeout, statement_timeout, lock_timeout, …
 	var c change
 	for _, name := range names {
 		c.reset(name)
@@ -79,22 +79,35 @@ const unhurried = "SET statement_timeout = 0"
 // Calms reports whether there is something in s by which what others say may end.
 func (s *Settings) Calms() bool { return s != nil && s.calming != "" }
 
-// idleTimeout is the parameter by which a server ends a connection that rests.
-const idleTimeout = "idle_session_timeout"
+// endsConnections reports whether the server ends a connection where a session has set this: while it rests, or at the first that is said on it
+// for another, which cannot be said again.
+func endsConnections(name, value string) bool {
+	return name == "idle_session_timeout" && value != "0" || name == "transaction_timeout" && isShort(value)
+}
 
-// restingOf is what stays of s while the connection rests: all but for the timeout of that.
-func restingOf(s *Settings) *Settings {
-	if value, ok := s.get(idleTimeout); !ok || value == "0" {
-		return s
+// restingOf is what stays of s while the connection rests, and the SQL for that.
+func restingOf(s *Settings) (resting *Settings, sql string) {
+	var stay []Setting
+	var c change
+	for _, l := range s.list() {
+		if endsConnections(l.Name, l.Value) {
+			c.reset(l.Name)
+		} else {
+			stay = append(stay, l)
+		}
 	}
-	return settingsOf(slices.DeleteFunc(s.list(), func(l Setting) bool { return l.Name == idleTimeout }))
+	if len(stay) == s.len() {
+		return s, ""
+	}
+	return settingsOf(stay), c.sql.String()
 }
 
 // MayRest reports whether a server connection with these settings may rest as it is. Else [Server.Reset] has to put that right.
 func (s *Settings) MayRest() bool { return s == nil || s.resting == s }
 
-// toRest is the SQL that has s rest without a timeout.
+// toRest is the SQL that has s rest without such timeouts.
 func (s *Server) toRest() string {
+	sql := s.Settings.toRest
 	s.Settings, s.suits = s.Settings.resting, nil
-	return "RESET " + quoteName(idleTimeout)
+	return sql
 }
