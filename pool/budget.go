@@ -41,6 +41,8 @@ type Budget struct {
 	ctx     context.Context
 	stop    context.CancelCauseFunc
 
+	heldTime time.Duration // heldTime, but for tests
+
 	mu     sync.Mutex // guards what follows and every Pool of the budget; never held across I/O
 	pools  []*Pool
 	counts Counts
@@ -56,7 +58,7 @@ func (c Counts) Open() int { return c.Idle + c.Used + c.Dialing + c.Closing }
 // NewBudget makes a budget of cfg.Connections and starts its keeper; Close stops it. Servers are watched by loops.
 func NewBudget(cfg Config, loops *eventloop.Group, log *slog.Logger) *Budget {
 	ctx, stop := context.WithCancelCause(context.Background())
-	b := &Budget{cfg: cfg, loops: loops, log: log, ctx: ctx, stop: stop}
+	b := &Budget{cfg: cfg, loops: loops, log: log, ctx: ctx, stop: stop, heldTime: heldTime}
 	b.running.Go(b.keep)
 	return b
 }
@@ -114,7 +116,7 @@ func (b *Budget) Wait() {
 	b.cancels.Wait()
 }
 
-// keep retires what has rested or lived too long.
+// keep retires what has rested or lived too long, and has servers be asked about what they seem to hold.
 func (b *Budget) keep() {
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
@@ -124,6 +126,7 @@ func (b *Budget) keep() {
 			return
 		case now := <-tick.C:
 			retireAll(b.expired(now))
+			b.askAboutHeld(now)
 		}
 	}
 }

@@ -105,6 +105,12 @@ func dial(ctx context.Context, c *pgconn.Config, only string) (*Dialed, error) {
 	if err != nil {
 		return nil, err
 	}
+	if q, is := ctx.Value(ofQuestion{}).(*question); is {
+		if err := q.ask(ctx, conn); err != nil {
+			_ = conn.Close(ctx)
+			return nil, err
+		}
+	}
 	hijacked, err := conn.Hijack()
 	if err != nil {
 		return nil, err

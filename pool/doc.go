@@ -5,6 +5,7 @@
 // waits is told through a task on its own event loop, so nothing here ever blocks one.
 //
 // The stations of a [Server]: dial.go opens it, shelf.go lends and takes it back, reset.go cleans up behind a borrower
-// that left in the middle, retire.go closes it and counts it until the server has closed its end, too. One of own.go is dialled
-// for one borrower, and closed behind it.
+// that left in the middle, retire.go closes it and counts it until the server has closed its end, too,
+// for as long as held.go believes that. One of own.go is dialled
+// for one borrower, and closed behind it. timeouts.go keeps what one borrower has set from ending what is said for the next.
 package pool

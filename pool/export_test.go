@@ -27,3 +27,10 @@ func ChangeSQL(name, value, other string) string {
 	message := c.append(nil)
 	return string(message[5 : len(message)-1])
 }
+
+// AskAboutHeldAfter has servers be asked about what they seem to hold, and again, after d.
+func (b *Budget) AskAboutHeldAfter(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.heldTime = d
+}

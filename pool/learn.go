@@ -5,7 +5,6 @@ import (
 	"maps"
 	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -53,7 +52,7 @@ func anythingGoes(s *Settings) bool {
 		switch {
 		case name == "application_name", ownName.MatchString(name):
 		case name == "search_path" && plainPath.MatchString(s.values[i]):
-		case (strings.HasSuffix(name, "_timeout") || name == "work_mem") && plainAmount.MatchString(s.values[i]):
+		case slices.Contains(amounts, name) && plainAmount.MatchString(s.values[i]):
 		default:
 			return false
 		}
@@ -66,6 +65,11 @@ var ownName = regexp.MustCompile(`^[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)+$`)
 
 // plainPath is a list of identifiers, as nobody gets wrong.
 var plainPath = regexp.MustCompile(`^ *([a-z_][a-z0-9_$]*|"[^"]+")( *, *([a-z_][a-z0-9_$]*|"[^"]+"))* *$`)
+
+// amounts are how much time and memory statements, and the pauses between them, may have.
+var amounts = []string{
+	"idle_in_transaction_session_timeout", "idle_session_timeout", "lock_timeout", "statement_timeout", "transaction_timeout", "work_mem",
+}
 
 // plainAmount is a time or a size (manual, "Parameter Names and Values").
 var plainAmount = regexp.MustCompile(`^[0-9]{1,9}(ms|s|min|h|kB|MB|GB)?$`)

@@ -60,6 +60,7 @@ type resetting struct {
 	lost     bool // how many ReadyForQuery come ahead of the answer to our ROLLBACK is not certain
 	skip     int  // bytes of a long message that are still to come
 	answered bool // something, since it was left
+	farewell bool // the server has said that it ends the connection, so that its machine is there
 	over     bool
 }
 
@@ -228,7 +229,7 @@ func (r *resetting) fail() {
 		return
 	}
 	r.finish()
-	if r.left.Within == 0 { // else it is one of those that are tested
+	if r.left.Within == 0 && !r.farewell { // else it is one of those that are tested
 		r.s.pool.Suspect(r.s.address)
 	}
 	r.s.Retire(r.l)
@@ -309,7 +310,8 @@ func (r *resetting) heard(t byte, body []byte) bool {
 		r.s.noteParameter(body, r.left.Look)
 	case pgwire.ErrorResponse:
 		e := pgwire.ParseError(body)
-		return !e.Fatal() && !r.ours
+		r.farewell = r.farewell || e.Fatal()
+		return !e.Fatal() && (!r.ours || r.left.Owed > 1) // what is said ahead of the last may fail
 	}
 	return true
 }
@@ -330,7 +332,10 @@ func (r *resetting) step() {
 	case r.left.Dirty:
 		r.left.Dirty = false
 		r.s.Discarded()
+		r.query(unhurried)
 		r.query(discardAll)
+	case !r.s.Settings.MayRest():
+		r.query(r.s.toRest())
 	default:
 		r.finish()
 		r.s.pool.Release(r.s)

@@ -109,6 +109,7 @@ func (r *retiring) held() bool {
 	held := r.s.Conn.PeerHolds()
 	if held && !r.told {
 		r.told = true
+		r.s.pool.noteHeld(r)
 		r.s.pool.budget.log.Warn("a server process holds a connection that weir has closed; it counts until the process ends", "server_pid", r.s.PID())
 	}
 	return held
@@ -124,11 +125,17 @@ func (r *retiring) read() {
 	}
 }
 
+// finishSoon is finish from any goroutine.
+func (r *retiring) finishSoon() { r.l.Post(eventloop.TaskFunc(r.finish)) }
+
 func (r *retiring) finish() {
 	if r.over {
 		return
 	}
 	r.over = true
+	if r.told {
+		r.s.pool.forgetHeld(r)
+	}
 	r.l.Disarm(&r.s.timer)
 	r.s.Conn.Close()
 	if r.then != nil {

@@ -11,6 +11,9 @@ import (
 type Settings struct {
 	names, values []string // sorted by name, in lower case: to the server it makes no difference
 	key           string
+	calming       string    // see there
+	toRest        string    // has the connection rest
+	resting       *Settings // what stays of them while the connection rests; mostly themselves
 }
 
 // Setting is one parameter.
@@ -18,10 +21,11 @@ type Setting struct{ Name, Value string }
 
 func newSettings(asked []Setting) *Settings {
 	list := canonical(asked)
-	s := &Settings{key: keyOf(list)}
+	s := &Settings{key: keyOf(list), calming: calming(list)}
 	for _, l := range list {
 		s.names, s.values = append(s.names, l.Name), append(s.values, l.Value)
 	}
+	s.resting, s.toRest = restingOf(s)
 	return s
 }
 
@@ -105,8 +109,21 @@ func (s *Server) News(p *Profile) (news []Setting) {
 // effect that was sent behind it, but for what ends that: nothing else has to wait for its answer.
 func (s *Server) Suit(dst []byte, p *Profile) []byte {
 	c := change{sure: true}
+	s.suit(&c, p)
+	return c.append(dst)
+}
+
+// SuitKeeping is Suit that leaves the unnamed statement: what it appends are messages of the extended protocol, with the same outcome and one
+// ReadyForQuery.
+func (s *Server) SuitKeeping(dst []byte, p *Profile) []byte {
+	c := change{sure: true, each: true}
+	s.suit(&c, p)
+	return c.appendEach(dst)
+}
+
+func (s *Server) suit(c *change, p *Profile) {
 	from, to := s.Settings, p.Settings
-	differ := !from.equal(to)
+	differ := !from.Equal(to)
 	if differ {
 		c.leave(s, from, to)
 		c.enter(s, from, to)
@@ -114,9 +131,9 @@ func (s *Server) Suit(dst []byte, p *Profile) []byte {
 	c.keep(s, p)
 	if differ {
 		c.identify(to)
+		c.hasten(from, to)
 	}
 	s.Settings, s.suits = to, p
-	return c.append(dst)
 }
 
 // leave resets what to does not have. Identities are left whatever it is that changes, which may be more than they are allowed.
@@ -137,10 +154,25 @@ func (c *change) leave(s *Server, from, to *Settings) {
 func (c *change) enter(s *Server, from, to *Settings) {
 	for i := range to.len() {
 		name, value := to.names[i], to.values[i]
-		if old, ok := from.get(name); (!ok || old != value) && !slices.Contains(identity, name) && s.reported(name) == 0 {
+		if to.isNew(i, from) && !slices.Contains(identity, name) && !isHasty(name, value) && s.reported(name) == 0 {
 			c.set(name, value)
 		}
 	}
+}
+
+// hasten sets what the rest of the change might run into: all of it, where what from has of that may have been taken back by AppendCalming.
+func (c *change) hasten(from, to *Settings) {
+	for i := range to.len() {
+		if name, value := to.names[i], to.values[i]; isHasty(name, value) && (from.Calms() || to.isNew(i, from)) {
+			c.set(name, value)
+		}
+	}
+}
+
+// isNew reports whether the parameter at i is not as in from.
+func (s *Settings) isNew(i int, from *Settings) bool {
+	old, ok := from.get(s.names[i])
+	return !ok || old != s.values[i]
 }
 
 // keep sets what is reported and not as the client was told, or asked for and only there by default, which may change.
@@ -163,7 +195,8 @@ func (c *change) identify(to *Settings) {
 	}
 }
 
-func (s *Settings) equal(other *Settings) bool { return s.identifies() == other.identifies() }
+// Equal reports whether they are the same parameters with the same values.
+func (s *Settings) Equal(other *Settings) bool { return s.identifies() == other.identifies() }
 
 // identifies is the key, "" for none.
 func (s *Settings) identifies() string {

@@ -32,6 +32,9 @@ type Pool struct {
 	backoff  time.Duration // before the next dial; 0 after a success
 	retrying bool          // a timer is going to try again
 
+	held      map[*retiring]time.Time // since when the server seems to hold what was closed
+	heldAsked time.Time               // when it was asked about that last
+
 	suspected map[string]time.Time // addresses whose connections were tested, and when
 }
 

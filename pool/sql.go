@@ -1,7 +1,10 @@
 package pool
 
 import (
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/weirproxy/weir/pgwire"
 )
@@ -29,14 +32,23 @@ const discardAll = "DISCARD ALL"
 // change is a Query that changes settings, while it is put together.
 type change struct {
 	sql  strings.Builder
-	sure bool // of its success
+	sure bool  // of its success
+	ends []int // of its statements, where they are to be sent one by one
+	each bool  // they are
 }
 
-func (c *change) reset(name string) { c.sql.WriteString("RESET " + quoteName(name) + ";") }
+func (c *change) reset(name string) { c.add("RESET " + quoteName(name) + ";") }
 
 func (c *change) set(name, value string) {
-	c.sql.WriteString("SELECT pg_catalog.set_config(" + QuoteString(name) + "," + QuoteString(value) + ",false);")
+	c.add("SELECT pg_catalog.set_config(" + QuoteString(name) + "," + QuoteString(value) + ",false);")
 	c.sure = c.sure && name == "application_name"
+}
+
+func (c *change) add(statement string) {
+	c.sql.WriteString(statement)
+	if c.each {
+		c.ends = append(c.ends, c.sql.Len())
+	}
 }
 
 // append appends the Query, if there is anything to change.
@@ -49,6 +61,23 @@ func (c *change) append(dst []byte) []byte {
 	default:
 		return pgwire.AppendQuery(dst, "BEGIN;"+c.sql.String()+"COMMIT")
 	}
+}
+
+// appendEach is append for statements that are sent one by one, see AppendNamed.
+func (c *change) appendEach(dst []byte) []byte {
+	var all []string
+	from, sql := 0, c.sql.String()
+	for _, end := range c.ends {
+		all = append(all, sql[from:end])
+		from = end
+	}
+	switch {
+	case len(all) == 0:
+		return dst
+	case !c.sure:
+		all = slices.Concat([]string{"BEGIN"}, all, []string{"COMMIT"})
+	}
+	return AppendNamed(dst, all...)
 }
 
 // Raise is the statement that fails with the SQLSTATE, the message and the hint.
@@ -112,6 +141,21 @@ func AnyLock(label string) Query {
 	return anyOf(label, "pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) "+text("advisory")+
 		" AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()")
 }
+
+// EndProcesses asks which of these processes the server has. It has those end that are this user's, were there before age and wait for what their
+// client says.
+func EndProcesses(pids []uint32, age time.Duration) string {
+	all := make([]string, len(pids))
+	for i, pid := range pids {
+		all[i] = number(pid)
+	}
+	return "SELECT pid, CASE WHEN usename OPERATOR(pg_catalog.=) CURRENT_USER AND wait_event OPERATOR(pg_catalog.=) " + text("ClientRead") +
+		" AND backend_start OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) '" + strconv.FormatInt(age.Milliseconds(), 10) + " ms'::pg_catalog.interval)" +
+		" THEN pg_catalog.pg_terminate_backend(pid) END" +
+		" FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) ANY ('{" + strings.Join(all, ",") + "}'::pg_catalog.int4[])"
+}
+
+func number(pid uint32) string { return strconv.FormatUint(uint64(pid), 10) }
 
 // Ask is one query of several.
 func Ask(questions []Query) string {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weirproxy/weir/internal/pgserver"
 	"github.com/weirproxy/weir/internal/pgtest"
@@ -24,6 +25,7 @@ func ours() map[string]string {
 		"Raise": pool.Raise("0A000", "it's refused", "use another"), "AppendDiscard": pool.DiscardAll,
 		"AppendDiscardSequences": sqlOf(pool.AppendDiscardSequences(nil)), "AppendDeallocateAll": sqlOf(pool.AppendDeallocateAll(nil)),
 		"change": pool.ChangeSQL("work_mem", "5MB", "my.own"), "QuoteString": "SELECT " + pool.QuoteString(`it's \`),
+		"EndProcesses": pool.EndProcesses([]uint32{1, 4711}, time.Minute),
 	}
 	var each []pool.Query
 	for name, q := range questions {
@@ -111,11 +113,14 @@ func hostile() (sql []string) {
 		{"pg_listening_channels", "", "text"},
 		{"pg_lock_status", "", "text"},
 		{"pg_show_all_settings", "", "text"},
+		{"pg_stat_get_activity", "int4", "text"},
+		{"pg_terminate_backend", "int4", "bool"},
+		{"now", "", "timestamptz"},
 	} {
 		sql = append(sql, fails(f[0], f[1], f[2]))
 	}
 	sql = append(sql, fails("raises", "", "bool"))
-	for _, view := range []string{"pg_settings", "pg_prepared_statements", "pg_depend", "pg_cursors", "pg_locks", "pg_namespace"} {
+	for _, view := range []string{"pg_settings", "pg_prepared_statements", "pg_depend", "pg_cursors", "pg_locks", "pg_namespace", "pg_stat_activity"} {
 		sql = append(sql, "CREATE VIEW hostile."+view+" AS SELECT hostile.raises() AS name")
 	}
 	for _, name := range []string{"text", "oid", "regclass", "name", "bool", "int4"} {

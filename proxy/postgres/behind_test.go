@@ -118,3 +118,45 @@ func TestATextThatIsPreparedUnderAFunctionsSettingsIsNotShared(t *testing.T) {
 		}
 	}
 }
+
+// The unnamed statement outlives a RESET by the extended protocol, though what was asked for at startup is put back behind that.
+func TestTheUnnamedStatementOutlivesReset(t *testing.T) {
+	pgtest.Each(t, theUnnamedStatementOutlivesReset)
+}
+
+func theUnnamedStatementOutlivesReset(t *testing.T, pg *pgtest.Postgres) {
+	prepared := func(name, sql string) exchange {
+		return ready(1, parse(name, sql), bind("", name), execute("", 0), synchronize)
+	}
+	again := ready(1, bind("", ""), execute("", 0), synchronize)
+	tests := map[string][]exchange{
+		"which it is itself":   {prepared("", "RESET ALL"), again, again},
+		"of another name":      {prepared("", "SELECT 1"), prepared("n", "RESET search_path"), again, again},
+		"of the role":          {prepared("", "SELECT current_setting('my.x')"), prepared("n", "RESET ROLE"), again},
+		"that is rolled back":  {prepared("", "RESET my.x"), ready(1, parse("n", "BEGIN"), bind("", "n"), execute("", 0), synchronize), again, prepared("m", "ROLLBACK"), again},
+		"but not a Query":      {prepared("", "SELECT 1"), ready(1, query("RESET ALL")), again},
+		"behind a failed one":  {prepared("", "SELECT 1"), prepared("n", "RESET ALL"), prepared("m", "SELECT 1/0"), again},
+		"to the default":       {prepared("", "SET search_path TO DEFAULT"), again, prepared("n", "SHOW search_path"), prepared("", "SELECT 2"), again},
+		"of what was not set":  {prepared("", "RESET work_mem"), again},
+		"of all, by a Discard": {prepared("", "SELECT 1"), prepared("n", "DISCARD ALL"), again},
+	}
+	answered := func(m []pgtest.Message) string { return strings.ReplaceAll(pgtest.Types(m), "S", "") } // what weir tells of parameters aside
+	for _, mode := range []postgres.PoolMode{postgres.Session, postgres.Transaction} {
+		w := start(t, settings{servers: 2, mode: mode, upstream: pg.DSN()})
+		for name, script := range tests {
+			t.Run(fmt.Sprint(mode, "/", name), func(t *testing.T) {
+				const asked = " search_path=elsewhere options='-c my.x=5'"
+				direct, proxied := pgtest.Connect(t, keyword(pg)+asked), w.client(asked)
+				defer proxied.Close()
+				for i, e := range script {
+					direct.SendBytes(e.wire)
+					proxied.SendBytes(e.wire)
+					want, got := direct.UntilReady(1), proxied.UntilReady(1)
+					if answered(got) != answered(want) {
+						t.Errorf("step %d: answered %v, PostgreSQL answers %v", i, got, want)
+					}
+				}
+			})
+		}
+	}
+}

@@ -247,7 +247,7 @@ func (k *link) hearError(body []byte) {
 	switch {
 	case k.answers.inquired():
 		k.inquiry.failed = true
-	case k.answersOurs(pgwire.ErrorResponse):
+	case k.answersOurs(pgwire.ErrorResponse) && (!k.answers.first().mayFail || e.Fatal()):
 		k.settingsFailed = &e
 	}
 	if k.repeatFrom == 0 {
@@ -259,7 +259,9 @@ func (k *link) hearError(body []byte) {
 	if outcomeOf(e.Code) == breaker.Failure && !isStale(&e) {
 		k.failure = e.Error()
 	}
-	k.fatal = k.fatal || e.Fatal()
+	if e.Fatal() {
+		k.fatal, k.unheard = true, k.answersOurs(pgwire.ErrorResponse)
+	}
 	k.copyIn = false
 	k.answers.dropCopyEnds(true)
 	if k.answers.empty() {

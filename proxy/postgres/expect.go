@@ -4,6 +4,7 @@ package postgres
 type answer struct {
 	kind    answerKind
 	ours    bool     // asked by us: the client never hears of it
+	mayFail bool     // of queried, and ours: an error is of no consequence
 	open    bool     // of copyEnd, and of queried in pool mode session: messages of the extended protocol without a Sync are ahead of it
 	taken   bool     // of parsed: the name was the client's already, so that it will be refused
 	name    string   // of parsed and closed: the client's name for the statement; of queried and executed: of the one that DEALLOCATE drops

@@ -42,16 +42,32 @@ func (k *link) inquire(about touch) {
 		}
 	}
 	if about&touchSet != 0 {
-		k.name(k.server.Settings.Unlisted())
-		if len(k.names) > 0 {
-			all = append(all, pool.SettingsNamed(touchSet.String(), k.names))
+		if names := k.unlisted(); len(names) > 0 {
+			all = append(all, pool.SettingsNamed(touchSet.String(), names))
 		}
 	}
 	k.inquiry = inquiry{about: about}
 	k.held = true
 	k.answers.push(answer{kind: asked, ours: true})
 	k.server.Prepared.Unnamed = 0
+	if k.session.resource.mode == Session { // elsewhere what has no name is prepared again
+		k.write(pool.AppendNamed(nil, pool.Ask(all)))
+		return
+	}
 	k.write(pgwire.AppendQuery(nil, pool.Ask(all)))
+}
+
+// unlisted are the parameters that the server does not list: those that the session is known to have, all of them, and those that were
+// named since.
+func (k *link) unlisted() []string {
+	known := k.server.Settings
+	names := known.Unlisted()
+	for _, n := range k.names {
+		if !known.Has(n) {
+			names = append(names, n)
+		}
+	}
+	return names
 }
 
 // mostSettings is how many bytes of parameters follow a session from one server connection to another. With more it keeps the one it has.
@@ -127,6 +143,9 @@ func (k *link) conclude() {
 	if k.keepFor((k.pinned&^q.about | q.found) & touchPins); s.dead {
 		return
 	}
+	if k.pinned&touchSet == 0 { // else they are asked for again: nobody knows of them but the server
+		k.names = k.names[:0]
+	}
 	if known {
 		p, key := s.resource.pool, k.outcomeKey(q.about)
 		s.profile = p.Adopt(k.server, q.settings, s.startup, s.profile, reset)
@@ -158,6 +177,5 @@ func (k *link) correct() {
 // answered is called when it is known what was suspected.
 func (k *link) answered() {
 	k.words.found &= touchLasting
-	k.names = k.names[:0]
 	k.words.reset = false
 }

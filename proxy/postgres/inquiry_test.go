@@ -12,6 +12,7 @@ import (
 
 	"github.com/weirproxy/weir/internal/pgserver"
 	"github.com/weirproxy/weir/internal/pgtest"
+	"github.com/weirproxy/weir/proxy/postgres"
 )
 
 // tap is a way to a server on which what clients say is overheard.
@@ -167,4 +168,83 @@ func TestTheServerIsAskedOnceWhatSetsLeadTo(t *testing.T) {
 			}
 		}
 	})
+}
+
+// However many parameters of its own a session has, none is lost, and none is left to another, when its connection goes to others.
+func TestHoweverManyParametersFollowTheSession(t *testing.T) {
+	const asked, set = 70, 130
+	for _, reset := range []postgres.Reset{postgres.ResetDetected, postgres.ResetAlways} {
+		t.Run(string(reset), func(t *testing.T) {
+			w := start(t, settings{servers: 1, reset: reset})
+			var options, wanted []string
+			for i := range asked {
+				options = append(options, fmt.Sprintf("-c many.asked%d=a%d", i, i))
+			}
+			c, other := w.client("options='"+strings.Join(options, " ")+"'"), w.client()
+			for i := range set {
+				c.Query(fmt.Sprintf("SET many.set%d = 's%d'", i, i))
+				wanted = append(wanted, fmt.Sprintf("s%d", i))
+			}
+			for i := range asked {
+				wanted = append(wanted, fmt.Sprintf("a%d", i))
+			}
+			look := fmt.Sprintf("SELECT concat_ws(' ', (SELECT string_agg(nullif(current_setting('many.set' || i, true), ''), ' ' ORDER BY i) FROM generate_series(0, %d) i),"+
+				" (SELECT string_agg(nullif(current_setting('many.asked' || i, true), ''), ' ' ORDER BY i) FROM generate_series(0, %d) i))", set-1, asked-1)
+			for range 2 {
+				if got := one(t, other.Query(look)); got != "" {
+					t.Errorf("another client has %s", got)
+				}
+				if got, want := one(t, c.Query(look)), strings.Join(wanted, " "); got != want {
+					t.Errorf("its own client has %s, want %s", got, want)
+				}
+			}
+			if got := w.pinned(); len(got) != 0 {
+				t.Errorf("pinned: %v", got)
+			}
+		})
+	}
+}
+
+// What keeps a session on its server connection, for it cannot follow it to another, does so whatever is set next.
+func TestAParameterThatCannotFollowKeepsTheConnection(t *testing.T) {
+	long := strings.Repeat("x", 7000)
+	var much []string // 63 kB
+	for i := range 9 {
+		much = append(much, fmt.Sprintf("SET kept.much%d = '%s'", i, long))
+	}
+	tests := map[string]struct {
+		before            []string
+		keeps, next, undo string
+	}{
+		"a value that is not ASCII": {nil, "SET kept.one = 'ü'", "SET kept.two = 'y'", "SET kept.one = 'u'"},
+		"more than can be moved":    {much, "SET kept.one = '" + long + "'", "SET kept.much0 = '" + long[:6000] + "'", "SET kept.one = 'u'"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := start(t, settings{servers: 2})
+			c, other := w.client(), w.client()
+			for _, sql := range test.before {
+				c.Query(sql)
+			}
+			pid := backend(t, c)
+			for _, sql := range []string{test.keeps, test.next} {
+				c.Query(sql)
+				want := one(t, c.Query("SELECT md5(current_setting('kept.one'))"))
+				if got := backend(t, other); got == pid {
+					t.Errorf("behind %.30s another client has its server connection", sql)
+				}
+				if got := one(t, c.Query("SELECT md5(current_setting('kept.one', true))")); got != want {
+					t.Errorf("behind %.30s it is lost", sql)
+				}
+			}
+			if got := w.pinned(); got["set"] != 1 {
+				t.Errorf("pinned: %v, want one by set", got)
+			}
+			c.Query(test.undo)
+			w.eventually("it keeps none any more", func() bool { return len(w.pinned()) == 0 })
+			if got := one(t, c.Query("SELECT current_setting('kept.one', true)")); got != "u" {
+				t.Errorf("it has %s, want u", got)
+			}
+		})
+	}
 }

@@ -80,6 +80,7 @@ type link struct {
 	copyParsed  bool              // that COPY belongs to the extended protocol
 	withheld    []byte            // a message from before an error, which may not be passed on
 	fatal       bool              // the server said that it ends the connection
+	unheard     bool              // to us, in answer to what the client has not asked
 	failure     string            // what the server failed with, for the breaker
 	changes     uint32            // the change that the unnamed statement is at
 	everChanged uint32            // how many changes there were
@@ -183,7 +184,12 @@ func (k *link) putBack() {
 	if r.mode == Session || last == 0 || last == s.number { // in that mode it was done when it came back
 		return
 	}
+	if k.server.Settings.Calms() && (r.reset == ResetAlways || !k.server.Settings.Equal(s.profile.Settings)) {
+		k.calm()
+	}
 	if r.reset == ResetAlways {
+		k.upOut = pool.AppendUnhurried(k.upOut)
+		k.await(mayFail)
 		k.upOut = k.server.AppendDiscard(k.upOut)
 		k.awaitPrelude()
 		return
@@ -199,10 +205,19 @@ func (k *link) putBack() {
 	}
 }
 
+// calm has the timeouts of the session that had the server connection before not end what we say for this one.
+func (k *link) calm() {
+	queries := 0
+	for k.upOut, queries = k.server.AppendCalming(k.upOut); queries > 0; queries-- {
+		k.await(mayFail)
+	}
+}
+
 // applySettings gives the server connection the settings of this session. Their Query goes ahead of the client's first
 // message in the same write; should it fail, nothing that is behind it takes effect.
 func (k *link) applySettings() {
 	s := k.session
+	keeping := k.restore && s.resource.mode == Session // elsewhere the unnamed statement is prepared again
 	k.restore = false
 	if k.server.Suits(s.profile) {
 		return
@@ -211,14 +226,24 @@ func (k *link) applySettings() {
 		s.inform(news)
 	}
 	before := len(k.upOut)
-	if k.upOut = k.server.Suit(k.upOut, s.profile); len(k.upOut) > before {
+	if keeping {
+		k.upOut = k.server.SuitKeeping(k.upOut, s.profile)
+	} else {
+		k.upOut = k.server.Suit(k.upOut, s.profile)
+	}
+	if len(k.upOut) > before {
 		k.awaitPrelude()
 	}
 }
 
 // awaitPrelude expects the answer to a Query of ours that goes ahead of the client's message.
-func (k *link) awaitPrelude() {
-	k.answers.push(answer{kind: queried, ours: true})
+func (k *link) awaitPrelude() { k.await(answer{kind: queried, ours: true}) }
+
+// mayFail is the answer to a Query of ours that is of no consequence.
+var mayFail = answer{kind: queried, ours: true, mayFail: true}
+
+func (k *link) await(a answer) {
+	k.answers.push(a)
 	k.server.Prepared.Unnamed = 0
 	k.timeQuery()
 }
@@ -376,7 +401,7 @@ func (k *link) giveBack() {
 		k.observe()
 	}
 	k.reconsider()
-	if server.Cancels > 0 {
+	if server.Cancels > 0 || !server.Settings.MayRest() {
 		server.Reset(s.w.loop, pool.Leftover{Status: pgwire.Idle})
 	} else {
 		server.Pool().Release(server)
@@ -497,7 +522,7 @@ func (k *link) serverGone(err error) {
 	if k.failure == "" && !k.fatal {
 		k.failure = err.Error()
 	}
-	said := k.fatal
+	said := k.fatal && !k.unheard
 	k.fatal = true
 	if k.failure != "" {
 		k.lost(k.failure)
@@ -506,10 +531,11 @@ func (k *link) serverGone(err error) {
 		s.lastWords(nil)
 		return
 	}
-	s.fatal(&pgwire.Error{
-		Code: "08006", Message: "the server closed the connection unexpectedly",
-		Detail: "Whether the statement took effect is unknown.",
-	})
+	detail := "Whether the statement took effect is unknown."
+	if k.settingsFailed != nil {
+		detail = "The statement was not executed. The server has said: " + k.settingsFailed.Message
+	}
+	s.fatal(&pgwire.Error{Code: "08006", Message: "the server closed the connection unexpectedly", Detail: detail})
 }
 
 // drainLinked ends a session that has a server connection but nothing under way.

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 
 	"github.com/weirproxy/weir/pgwire"
@@ -40,6 +41,15 @@ func (r *resource) pinRefusal(t touch) *pgwire.Error {
 		Severity: "ERROR", Code: proxy.NotSupported.SQLSTATE,
 		Message: "state of a session that lasts beyond the transaction (" + t.String() + ") is not supported in pool mode " + string(r.mode) + " with pinning: " + string(r.pinning),
 		Hint:    "use pool_mode: session, or allow more with pinning: pin and pinned",
+	}
+}
+
+// fullRefusal is what a client is told that may not keep its server connection because as many do as may.
+func (r *resource) fullRefusal(t touch) *pgwire.Error {
+	return &pgwire.Error{
+		Severity: "ERROR", Code: proxy.NotSupported.SQLSTATE,
+		Message: fmt.Sprintf("state of a session that lasts beyond the transaction (%v) is not supported in pool mode %s for more sessions than pinned: %d", t, r.mode, r.mostPinned),
+		Hint:    "use pool_mode: session, or allow more with pinned",
 	}
 }
 

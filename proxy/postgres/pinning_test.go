@@ -84,6 +84,8 @@ func TestPinnedSessionsAreBounded(t *testing.T) {
 	got := c.UntilClosed()
 	if last := got[len(got)-1]; last.Field('S') != "FATAL" || last.Field('C') != "0A000" || last.Field('D') == "" {
 		t.Errorf("the third is answered %v", got)
+	} else if m := last.Field('M'); !strings.Contains(m, "pinned: 2") || strings.Contains(m, "pinning") {
+		t.Errorf("it is not told what decided that: %s", m)
 	}
 	b.Query("UNLISTEN here")
 	w.eventually("one is pinned", func() bool { return w.pinned()["listen"] == 1 })

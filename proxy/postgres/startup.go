@@ -233,6 +233,9 @@ func (l *login) parameters(version uint32, body []byte) (*startup, error) {
 	if err := st.takeSettings(); err != nil {
 		return nil, err
 	}
+	if err := st.checkWhen(); err != nil {
+		return nil, err
+	}
 	return st, st.checkEncoding()
 }
 
@@ -356,6 +359,25 @@ func splitOptions(s string) (words []string) {
 		words = append(words, word.String())
 	}
 	return words
+}
+
+// onlyAtStart are the parameters of PostgreSQL that hold for a connection from its start or not at all (pg_settings.context: backend and
+// superuser-backend).
+var onlyAtStart = []string{
+	"ignore_system_indexes", "jit_debugging_support", "jit_profiling_support", "log_connections", "log_disconnections", "post_auth_delay",
+}
+
+// checkWhen refuses them: a server connection has started long before a session gets it, but for those of replication.
+func (st *startup) checkWhen() error {
+	for _, s := range st.settings {
+		if !st.walsender && slices.Contains(onlyAtStart, strings.ToLower(s.Name)) {
+			return &pgwire.Error{
+				Code: proxy.NotSupported.SQLSTATE, Message: fmt.Sprintf("parameter %q can only be set when a connection to the server starts, and sessions share those", cleanName(s.Name)),
+				Hint: "set it for weir's user, by ALTER ROLE, or in the upstream",
+			}
+		}
+	}
+	return nil
 }
 
 // checkEncoding refuses values that could read differently in another encoding. They are sent to the server in quotes, and

@@ -152,16 +152,23 @@ func (k *link) keepFor(t touch) {
 	r := k.session.resource
 	fresh := t &^ k.pinned
 	switch {
-	case fresh != 0 && (r.pinning == RefusePins || k.pinned == 0 && r.mostPinned > 0 && !r.softPins && r.pinned.Load() >= int64(r.mostPinned)):
-		k.words.found |= fresh // so that it is dropped
-		e := r.pinRefusal(fresh)
-		e.Detail = "The statement was executed; what it left in the session is dropped."
-		k.session.fatal(e)
+	case fresh != 0 && r.pinning == RefusePins:
+		k.refusePin(fresh, r.pinRefusal(fresh))
+		return
+	case fresh != 0 && k.pinned == 0 && r.mostPinned > 0 && !r.softPins && r.pinned.Load() >= int64(r.mostPinned):
+		k.refusePin(fresh, r.fullRefusal(fresh))
 		return
 	case fresh != 0 && r.pinning == WarnPins:
 		k.w.srv.log.Warn("a session keeps its server connection", "resource", r.name, "reason", fresh.String())
 	}
 	k.pin(t)
+}
+
+// refusePin ends the session, which has left t where it may not.
+func (k *link) refusePin(t touch, e *pgwire.Error) {
+	k.words.found |= t // so that it is dropped
+	e.Detail = "The statement was executed; what it left in the session is dropped."
+	k.session.fatal(e)
 }
 
 // pin has the session keep its server connection for these reasons and no others.
