@@ -7,8 +7,11 @@
 //	fingerprint.go  which kind of statement is it?
 //	bucket.go       may one more start this second? Token buckets: local.go for one process, leased.go for a fleet
 //	slots.go        may one more run at once? If not, may it wait?
-//	estimate.go     how long would that be?
-//	line.go         where it waits; does the line stand?
+//	estimate.go     how long would that be? pace.go: as the line has moved
+//	patience.go     for how long is it wanted?
+//	flood.go        do more come than can be served, again and again?
+//	bound.go        how long may it wait, after all that?
+//	line.go         where it waits
 //	flow.go         whose turn it is: priorities, and fairness by server time
 //	class.go        how long such statements take
 //	lane.go         how many of the long ones may run

@@ -88,9 +88,10 @@ const (
 // weight; within a flow in order of arrival. Statements known to take long have at most a part of the slots while others
 // want them.
 //
-// A request is refused when it enters, not after a wait in vain, wherever that can be foreseen: when it could not finish by
-// its deadline, or would have to wait longer than Queue.Wait. A line in which more arrive than leave for a tenth of a second
-// stands: nobody joins it who would have to wait for much longer than standingWait, so that what is served is still wanted.
+// A request is refused when it enters, not after a wait in vain, wherever that can be foreseen: when it could not be answered while it is
+// wanted, as its deadline says, or its patience, which is set or seen of those who hang up; and, while more arrive than can be served, when
+// it would have to wait for so long that others are not answered in time. As long as nobody leaves, and no more arrive than are served, it
+// may wait for as long as Queue.Wait allows.
 //
 // All methods are safe for concurrent use. Time is given by the caller, in monotonic nanoseconds.
 type Slots struct {

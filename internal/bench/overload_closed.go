@@ -238,7 +238,20 @@ func (st *stage) think(ctx context.Context) error {
 	return nil
 }
 
-// stall is what becomes of 200 closed clients when PostgreSQL stops for a while.
+// standstills are what keeps the database from doing anything for a while.
+var standstills = []struct {
+	name  string
+	lasts time.Duration
+	begin func(*stage, context.Context, time.Duration) error // returns when it is over
+}{
+	{"stopped for 200 ms", 200 * time.Millisecond, (*stage).stopPostgres},
+	{"stopped for 1 s", time.Second, (*stage).stopPostgres},
+	{"stopped for 4 s", 4 * time.Second, (*stage).stopPostgres},
+	{"a table locked for 1 s", time.Second, (*stage).lockTable},
+	{"a table locked for 4 s", 4 * time.Second, (*stage).lockTable},
+}
+
+// stall is what becomes of 200 closed clients when nothing comes to its end for a while.
 func (st *stage) stall(ctx context.Context) error {
 	sides, stop, err := st.lab.start(ctx, variant{servers: closedServers, ini: "query_wait_timeout = 120\n"}, pgbouncer, weir)
 	if err != nil {
@@ -246,41 +259,53 @@ func (st *stage) stall(ctx context.Context) error {
 	}
 	defer stop()
 	table := section{
-		title:  "PostgreSQL stops for a while",
-		note:   "All of its processes are stopped (SIGSTOP), three seconds after the begin, beside 200 clients in closed loops. queue.wait is 2 s.",
-		header: []string{"for", "side", "refused", "transactions/s"},
+		title:  "Nothing comes to its end for a while",
+		note:   "All processes of PostgreSQL are stopped (SIGSTOP), or a table is locked, three seconds after the begin, beside 200 clients in closed loops. queue.wait is 2 s: who waits for longer is refused.",
+		header: []string{"", "side", "refused", "transactions/s"},
 	}
 	refused := 0
-	for i, length := range []time.Duration{200 * time.Millisecond, time.Second, 4 * time.Second} {
+	for i, still := range standstills {
 		for _, s := range turns(sides, i) {
-			st.progress("stall, %v: %s", length, s.name)
-			stopped := make(chan error, 1)
-			go func() { stopped <- st.stopPostgres(ctx, 3*time.Second, length) }()
+			st.progress("stall, %s: %s", still.name, s.name)
+			over := make(chan error, 1)
+			go func() {
+				if err := sleep(ctx, 3*time.Second); err != nil {
+					over <- err
+					return
+				}
+				over <- still.begin(st, ctx, still.lasts)
+			}()
 			l, err := st.crowd(ctx, s, closedScripts[0], 200, 10*time.Second)
-			if failed := <-stopped; err == nil {
+			if failed := <-over; err == nil {
 				err = failed
 			}
 			if err != nil {
 				return err
 			}
-			if s.name == weir && length < 2*time.Second {
+			if s.name == weir && still.lasts < 2*time.Second {
 				refused += l.refused
 			}
-			table.rows = append(table.rows, []string{fmt.Sprint(length), s.name, fmt.Sprint(l.refused), number("%.0f", l.perSecond)})
+			table.rows = append(table.rows, []string{still.name, s.name, fmt.Sprint(l.refused), number("%.0f", l.perSecond)})
 		}
 	}
 	st.results.section(table)
-	st.results.goal("refused for a stall that is shorter than queue.wait", atMost, 0, float64(refused), "%.0f", "")
+	st.results.goal("refused for a standstill that is shorter than queue.wait", atMost, 0, float64(refused), "%.0f", "")
 	return nil
 }
 
-// stopPostgres stops all of the server's processes after a while, for a time.
-func (st *stage) stopPostgres(ctx context.Context, after, length time.Duration) error {
-	select {
-	case <-time.After(after):
-	case <-ctx.Done():
-		return ctx.Err()
+// lockTable locks what all transactions want, for a time.
+func (st *stage) lockTable(ctx context.Context, length time.Duration) error {
+	c, err := dial(ctx, st.lab.postgres.target())
+	if err != nil {
+		return err
 	}
+	defer c.Close()
+	sql := fmt.Sprintf("BEGIN; LOCK TABLE pgbench_accounts; SELECT pg_sleep(%g); COMMIT", length.Seconds())
+	return c.query(message('Q', []byte(sql+"\x00")))
+}
+
+// stopPostgres stops all of the server's processes for a time.
+func (st *stage) stopPostgres(ctx context.Context, length time.Duration) error {
 	pids := append(childrenOf(st.lab.postgres.proc.pid), st.lab.postgres.proc.pid)
 	defer signalAll(pids, syscall.SIGCONT)
 	signalAll(pids, syscall.SIGSTOP)

@@ -1,0 +1,112 @@
+package limiter
+
+import "time"
+
+// bound is how long a request may expect to wait, and the patience from which that follows.
+type bound struct {
+	wait, patience time.Duration
+	source         PatienceSource
+}
+
+const (
+	// inTime is the part of a patience within which an answer is to be expected, as not everything can be foreseen.
+	inTime = 1.0
+	// unsure is the same where hardly anybody leaves: what is expected may well be wrong by as much.
+	unsure = 1.5
+	// inFlood is the part of a patience for which one may wait in a flood: whatever is served is served as soon as it can be, and the
+	// line does not run dry.
+	inFlood = 0.45
+	// firstPatience is what is taken for the patience before anybody has left, or has waited for longer.
+	firstPatience = 500 * time.Millisecond
+	// longWait is the part of the time for which a request is going to hold its slot that it may wait at least, as long as nobody
+	// has left.
+	longWait = 0.5
+)
+
+// boundLocked is how long r may expect to wait.
+func (s *Slots) boundLocked(r *Request, now int64) bound {
+	b := bound{s.queue.Wait, s.queue.Wait, PatienceUnknown}
+	if s.switches.noPatience {
+		return b
+	}
+	own := time.Duration(s.pace[r.lane].interval * float64(s.slotsOfLocked(r.lane))) // as long as each holds a slot while all are taken
+	flooded := s.levels[r.Level][r.lane].flood.stands && r.Level != LevelCritical && r.lane == short
+	seen := s.leavingLocked(r.Flow)
+	switch set := s.setPatience(r.Flow); {
+	case set > 0:
+		b.patience, b.source = set, PatienceSet
+	case seen.patience(now) > 0:
+		b.patience, b.source = time.Duration(seen.patience(now)), PatienceSeen
+	}
+	if r.Deadline != 0 && !s.switches.noDeadlines && (!flooded || time.Duration(r.Deadline-now) < b.patience) {
+		b.patience, b.source = time.Duration(r.Deadline-now), PatienceDeadline
+	}
+	switch unknown := b.source == PatienceUnknown; {
+	case unknown && flooded:
+		b.patience = min(max(firstPatience, time.Duration(seen.reached)), b.patience)
+		b.wait = max(scale(b.patience, inFlood), scale(own, longWait))
+	case unknown:
+		b.wait = scale(b.wait, unsure)
+		return b
+	case flooded:
+		b.wait = min(scale(b.patience, inFlood), max(0, scale(b.patience, inTime)-own))
+		b.wait = scale(b.wait, max(0, 1-2*float64(seen.leave))) // if many leave all the same, something takes longer than it seems
+	case b.source == PatienceSeen && !seen.goesOn():
+		b.wait = min(scale(b.patience, unsure), scale(s.queue.Wait, unsure))
+		return b
+	default:
+		b.wait = max(0, scale(b.patience, inTime)-own)
+	}
+	b.wait = min(b.wait, s.queue.Wait)
+	return b
+}
+
+func scale(d time.Duration, by float64) time.Duration { return time.Duration(by * float64(d)) }
+
+// staleLocked reports whether r, whose turn it is, has waited for so long in a flood that it would probably be given up while it runs.
+func (s *Slots) staleLocked(r *Request, now int64) (Denial, bool) {
+	if !s.levels[r.Level][r.lane].flood.stands {
+		return Denial{}, false
+	}
+	b, waited := s.boundLocked(r, now), time.Duration(now-r.entered)
+	if b.source != PatienceSeen || waited <= max(scale(b.wait, unsure), leastStale) {
+		return Denial{}, false
+	}
+	return Denial{
+		Err: ErrShed, Expected: waited, Limit: b.wait, Patience: b.patience, Source: b.source, Ahead: s.waiting,
+		RetryAfter: s.retryAfter(r, waited),
+	}, true
+}
+
+// leastStale is a wait for which nobody is too late.
+const leastStale = 5 * time.Millisecond
+
+// leavingLocked is what is seen of a flow's patience, or of that of all while there is too little.
+func (s *Slots) leavingLocked(f *Flow) *leaving {
+	if f.leaving.tells() {
+		return &f.leaving
+	}
+	return &s.leaving
+}
+
+// shortenLocked denies, in a flood, those at the ends of the lines of a priority who would have to wait for longer than they may.
+func (s *Slots) shortenLocked(v *level, now int64, woken *chain) {
+	for i := 0; i < len(v.heap); {
+		f := v.heap[i]
+		q := &f.lines[v.l][v.n]
+		for q.len > 0 && s.waiting > fewWaiting {
+			expected, known := s.expectedLocked(q.tail, q)
+			b := s.boundLocked(q.tail, now)
+			if !known || expected <= b.wait {
+				break
+			}
+			s.denyLocked(q.tail, Denial{
+				Err: ErrShed, Expected: expected, Limit: b.wait, Patience: b.patience, Source: b.source, Ahead: s.waiting,
+				RetryAfter: s.retryAfter(q.tail, expected),
+			}, woken)
+		}
+		if i < len(v.heap) && v.heap[i] == f { // else another one has its place
+			i++
+		}
+	}
+}
