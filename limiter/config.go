@@ -79,7 +79,7 @@ func (q Queue) Room(connections int) int {
 // Length auto. The wait bounds the queue long before that; this bounds its memory.
 const (
 	queuePerConnection = 50
-	leastQueue         = 1000
+	leastQueue         = 10000
 )
 
 // Validate reports every field that cannot work, by its key in the file. It is meant for a Queue with its defaults.
