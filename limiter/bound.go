@@ -1,6 +1,9 @@
 package limiter
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // bound is how long a request may expect to wait, and the patience from which that follows.
 type bound struct {
@@ -60,6 +63,17 @@ func (s *Slots) boundLocked(r *Request, now int64) bound {
 	b.wait = min(b.wait, s.queue.Wait)
 	return b
 }
+
+// crowdLocked is what is known of those who may come behind r.
+func (s *Slots) crowdLocked(r *Request, now int64) crowd {
+	patience := min(cmp.Or(s.setPatience(r.Flow), time.Duration(s.leavingLocked(r.Flow).patience(now)), s.queue.Wait), s.queue.Wait)
+	p, n := &s.pace[r.lane], s.clients.Load()
+	return crowd{s.joined.Load(), n > 0 && (!p.known() || float64(n)*p.interval < crowdFits*float64(patience))}
+}
+
+// crowdFits is how many patiences it may take to serve all clients that are connected in turn: as long as they are no more, and ask one thing
+// after another, it is no flood. It is more than one as the pace is known roughly.
+const crowdFits = 1.15
 
 func scale(d time.Duration, by float64) time.Duration { return time.Duration(by * float64(d)) }
 

@@ -17,6 +17,8 @@ type flood struct {
 	began   int64   // since when
 	lasts   int64   // for how long it may, before it is taken to be over, to see whether it is
 	spread  float64 // see pace
+	fits    bool    // see crowd
+	joined  int64   // see crowd, when the last window ended
 	arrived float64 // for each that was served, lately, while it stands
 }
 
@@ -24,6 +26,7 @@ type flood struct {
 type traffic struct {
 	arrivals, grants int
 	refused, left    int  // of the arrivals, or of those before
+	joins            int  // clients that have connected
 	empty            bool // nobody waited at some moment
 	still            bool // the database did nothing for anybody: that says nothing about who comes
 }
@@ -49,13 +52,20 @@ const (
 	floodLasts = int64(5 * time.Minute)
 )
 
+// crowd is what is known of those who may come.
+type crowd struct {
+	joined int64 // clients that have ever connected
+	fits   bool  // if all that are connected asked at once, each would be served while it is wanted
+}
+
 // roll judges the windows that are over, and reports whether one was. empty says that nobody waits now, p how the lane moves.
-func (f *flood) roll(now int64, empty bool, p *pace) bool {
+func (f *flood) roll(now int64, empty bool, p *pace, c crowd) bool {
 	passed := (now - f.since) / floodWindow
 	if passed < 1 {
 		return false
 	}
-	f.spread = p.spread
+	f.spread, f.fits = p.spread, c.fits
+	f.now.joins, f.joined = int(c.joined-f.joined), c.joined
 	f.now.still = p.stillSince(f.since + floodWindow/2)
 	f.push(f.now)
 	f.since += passed * floodWindow
@@ -121,7 +131,7 @@ func (f *flood) back(n int) *traffic { return &f.before[(f.next+2*floodLong-1-n)
 
 // exceeds is by how many standard deviations more have arrived in so many windows than were served, and whether that is sure.
 func (f *flood) exceeds(windows int) (by float64, sure bool) {
-	arrivals, grants, breaks, most := 0, 0, 0, 0
+	arrivals, grants, joins, breaks, most := 0, 0, 0, 0, 0
 	for n := range windows {
 		w := f.back(n)
 		if w.still {
@@ -130,6 +140,7 @@ func (f *flood) exceeds(windows int) (by float64, sure bool) {
 		}
 		arrivals += w.arrivals
 		grants += w.grants
+		joins += w.joins
 		most = max(most, w.arrivals)
 		if w.empty || w.arrivals <= w.grants {
 			breaks++
@@ -138,5 +149,6 @@ func (f *flood) exceeds(windows int) (by float64, sure bool) {
 	arrivals = (arrivals - most) * windows / (windows - 1) // who came in one burst is not followed by others
 	by = float64(arrivals-grants) / math.Sqrt(float64(arrivals)+float64(grants)*max(1, f.spread)+1)
 	f.arrived = float64(arrivals) / float64(max(grants, 1))
-	return by, by > floodDoubt && arrivals-grants > floodCrowd && breaks*floodBreak <= windows
+	gathers := f.fits && 2*joins < arrivals // they were there already, and cannot become more than they are
+	return by, by > floodDoubt && arrivals-grants > floodCrowd && breaks*floodBreak <= windows && !gathers
 }

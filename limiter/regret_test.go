@@ -131,6 +131,20 @@ func TestNobodyIsRefusedWhoCouldBeServed(t *testing.T) {
 		"open, 1.0":           func(w *world, rng *rand.Rand) { w.kinds = []*kind{open(w, rng, 1)} },
 		"closed, 0.3":         func(w *world, rng *rand.Rand) { w.kinds = []*kind{crowd(w, rng, .3)} },
 		"closed, 0.8":         func(w *world, rng *rand.Rand) { w.kinds = []*kind{crowd(w, rng, .8)} },
+		"closed, 0.7, that gathers for half a second": func(w *world, rng *rand.Rand) {
+			k := crowd(w, rng, .7)
+			think := k.think
+			k.think = func(rng *rand.Rand) time.Duration {
+				if w.now%int64(5*time.Second) < int64(time.Second) { // they rest together, and come back one after the other
+					return time.Duration(int64(time.Second)-w.now%int64(5*time.Second)) + time.Duration(rng.Int64N(int64(500*time.Millisecond)))
+				}
+				if think == nil {
+					return 0
+				}
+				return think(rng)
+			}
+			w.kinds = []*kind{k}
+		},
 		"closed, 0.8, one lock": func(w *world, rng *rand.Rand) {
 			k := crowd(w, rng, .8)
 			k.clients = max(1, k.clients/w.slotCount)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -95,6 +96,9 @@ const (
 //
 // All methods are safe for concurrent use. Time is given by the caller, in monotonic nanoseconds.
 type Slots struct {
+	clients atomic.Int64 // that are connected
+	joined  atomic.Int64 // that were, ever
+
 	queue  Queue
 	budget int
 	length int // waiting requests
@@ -186,7 +190,7 @@ func (s *Slots) enterLocked(r *Request, now int64, woken *chain) Verdict {
 		return Waiting
 	}
 	v := &s.levels[r.Level][r.lane]
-	if v.flood.roll(now, v.waiting == 0, &s.pace[r.lane]) && v.flood.stands && s.queue.Mode == Enforce {
+	if v.flood.roll(now, v.waiting == 0, &s.pace[r.lane], s.crowdLocked(r, now)) && v.flood.stands && s.queue.Mode == Enforce {
 		s.shortenLocked(v, now, woken)
 	}
 	v.flood.now.arrivals++
@@ -240,6 +244,15 @@ func (s *Slots) Abandon(r *Request, now int64) bool {
 	s.unlock(now, false)
 	return waited
 }
+
+// Join notes that there is one client more, which may ask.
+func (s *Slots) Join() {
+	s.clients.Add(1)
+	s.joined.Add(1)
+}
+
+// Part notes that there is one less.
+func (s *Slots) Part() { s.clients.Add(-1) }
 
 // GiveUp notes that the client of r has hung up, or cancelled, while it waited for a slot or for the answer to its first statement. It
 // is to be followed by Abandon or Leave.

@@ -148,7 +148,13 @@ func (w *world) pop() event {
 // run lets functions arrive until the end, and drains.
 func (w *world) run(end time.Duration) {
 	w.horizon = int64(end)
+	for range w.free {
+		w.slots.Join()
+	}
 	for _, k := range w.kinds {
+		for range k.clients {
+			w.slots.Join()
+		}
 		for range k.clients {
 			w.launch(k)
 		}
@@ -254,6 +260,9 @@ func (f *function) connect() {
 // send is the function's transaction on its way through weir.
 func (f *function) send() {
 	w, k := f.w, f.kind
+	if w.free < 0 && k.clients == 0 { // a connection of its own
+		w.slots.Join()
+	}
 	w.free--
 	f.sent = w.now
 	f.asked = true
@@ -433,6 +442,9 @@ func (f *function) release() {
 	w := f.w
 	f.asked = false
 	w.free++
+	if w.free < 0 && f.kind.clients == 0 {
+		w.slots.Part()
+	}
 	if len(w.pending) > 0 {
 		next := w.pending[0]
 		w.pending = w.pending[1:]

@@ -244,6 +244,12 @@ func (t *Ticket) Patience() time.Duration {
 	return patience
 }
 
+// Join notes that there is one client more that may ask, Part that there is one less.
+func (g *Gate) Join() { g.slots.Join() }
+
+// Part is the end of Join.
+func (g *Gate) Part() { g.slots.Part() }
+
 // Callers tells the resource's clients apart.
 func (g *Gate) Callers() *limiter.Callers { return g.o.Callers }
 

@@ -241,6 +241,7 @@ func (l *login) handOver(st *startup, s *session, out []byte) error {
 	s.user = unique.Make(st.user)
 	s.number = l.srv.sessionNumber.Add(1)
 	l.srv.sessions.add(s, length)
+	s.resource.gate.Join()
 	for name, value := range s.startup.Greeting.Parameters {
 		out = pgwire.AppendParameterStatus(out, name, value)
 	}

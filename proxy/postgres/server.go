@@ -630,6 +630,7 @@ func (s *Server) forget(c *session) {
 	if !c.forgotten {
 		c.forgotten = true
 		s.sessions.remove(c)
+		c.resource.gate.Part()
 		s.clients.Add(-1)
 	}
 }
