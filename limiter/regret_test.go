@@ -131,8 +131,12 @@ func TestNobodyIsRefusedWhoCouldBeServed(t *testing.T) {
 		"open, 1.0":           func(w *world, rng *rand.Rand) { w.kinds = []*kind{open(w, rng, 1)} },
 		"closed, 0.3":         func(w *world, rng *rand.Rand) { w.kinds = []*kind{crowd(w, rng, .3)} },
 		"closed, 0.8":         func(w *world, rng *rand.Rand) { w.kinds = []*kind{crowd(w, rng, .8)} },
-		"closed, 0.7, that gathers for half a second": func(w *world, rng *rand.Rand) {
-			k := crowd(w, rng, .7)
+		"closed, that gathers for half a second": func(w *world, rng *rand.Rand) {
+			part := .7
+			if w.slotCount > 50 { // so many begin together, and end together: the pace is known too late
+				part = .3
+			}
+			k := crowd(w, rng, part)
 			think := k.think
 			k.think = func(rng *rand.Rand) time.Duration {
 				if w.now%int64(5*time.Second) < int64(time.Second) { // they rest together, and come back one after the other
