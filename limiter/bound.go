@@ -66,14 +66,20 @@ func (s *Slots) boundLocked(r *Request, now int64) bound {
 
 // crowdLocked is what is known of those who may come behind r.
 func (s *Slots) crowdLocked(r *Request, now int64) crowd {
-	patience := min(cmp.Or(s.setPatience(r.Flow), time.Duration(s.leavingLocked(r.Flow).patience(now)), s.queue.Wait), s.queue.Wait)
+	patience, part := cmp.Or(s.setPatience(r.Flow), time.Duration(s.leavingLocked(r.Flow).patience(now))), crowdFits
+	if patience == 0 || patience > s.queue.Wait {
+		patience, part = s.queue.Wait, crowdMayFit
+	}
 	p, n := &s.pace[r.lane], s.clients.Load()
-	return crowd{s.joined.Load(), n > 0 && (!p.known() || float64(n)*p.interval < crowdFits*float64(patience))}
+	return crowd{s.joined.Load(), n > 0 && (!p.known() || float64(n)*p.interval < part*float64(patience))}
 }
 
-// crowdFits is how many patiences it may take to serve all clients that are connected in turn: as long as they are no more, and ask one thing
-// after another, it is no flood. It is more than one as the pace is known roughly.
-const crowdFits = 1.15
+// As long as all clients that are connected could be served in turn within that part of their patience, or of Queue.Wait while nobody has left
+// so early, it is no flood, whatever they do. The latter is more than one, as the pace is known roughly.
+const (
+	crowdFits   = 0.8
+	crowdMayFit = 1.15
+)
 
 func scale(d time.Duration, by float64) time.Duration { return time.Duration(by * float64(d)) }
 
