@@ -72,7 +72,7 @@ const (
 	agesPerOctave  = 4
 	ages           = 16*agesPerOctave + 1 // up to a minute
 	leavingWindow  = int64(250 * time.Millisecond)
-	leavingHalf    = 40  // windows after which what was seen counts half
+	leavingHalf    = 40  // windows, in which something happened, after which what was seen counts half
 	impatient      = 0.1 // of the requests are those whose patience counts: that of the others is longer
 	fewLeft        = 3   // are not enough to tell
 	fewWindows     = 1.5 // neither are those of one moment: clients that end together have not lost patience
@@ -134,18 +134,18 @@ func (l *leaving) roll(now int64) {
 	part := l.leftNow / max(l.leftNow+l.answeredNow, 1)
 	l.leave += (part - l.leave) * min(float32(passed)/leaveOver, 1)
 	l.leftNow, l.answeredNow = 0, 0
-	keep := float32(math.Exp2(-float64(min(passed, 1000)) / leavingHalf))
+	keep := float32(math.Exp2(-1.0 / leavingHalf)) // a rest changes nobody's patience
 	for i := range l.stayed {
 		l.stayed[i] *= keep
 		l.left[i] *= keep
 		l.leftAfter[i] *= keep
 	}
 	l.lately *= keep
-	l.judge(passed)
+	l.judge()
 }
 
 // judge finds the age that all but few outlast, when windows are over.
-func (l *leaving) judge(passed int64) {
+func (l *leaving) judge() {
 	l.reached = l.longest()
 	before := l.known
 	if l.known = l.quantile(); l.known > 0 {
@@ -156,7 +156,7 @@ func (l *leaving) judge(passed int64) {
 		l.fading = before
 	}
 	if l.fading > 0 {
-		l.fading = int64(float64(l.fading) * math.Pow(patienceGrows, float64(min(passed, 1000))))
+		l.fading = int64(float64(l.fading) * patienceGrows)
 		if l.fading > int64(time.Minute) {
 			l.fading = 0
 		}
