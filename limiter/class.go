@@ -33,10 +33,22 @@ func (c *class) enter(n int) {
 	}
 }
 
-// held notes how long the database has worked for one.
+// held notes how long the database has worked for one. A class is long when that is typical of it, and even those that nothing is in the
+// way of take long, as far as is known: what waits for a lock now and then is not. It is short again only when it clearly is.
 func (c *class) held(nanoseconds float64, now int64) {
-	if c != nil {
-		c.typical.note(nanoseconds, now)
+	if c == nil {
+		return
+	}
+	c.typical.note(nanoseconds, now)
+	least := c.typical.nanoseconds
+	if c.base.n >= fewSamples {
+		least = min(least, c.base.nanoseconds)
+	}
+	switch {
+	case least > float64(longAfter) && c.typical.n >= fewSamples:
+		c.long = true
+	case least < float64(longAfter)/2:
+		c.long = false
 	}
 }
 
@@ -49,18 +61,10 @@ func (c *class) runsLong(nanoseconds float64, now int64) {
 	}
 }
 
-// ran notes how long a statement took. A class is long when even those that are not in each other's way take long, and short again only
-// when they clearly do not: what waits for a lock now and then is not long.
+// ran notes how long a statement took.
 func (c *class) ran(nanoseconds float64, calm bool, now int64) {
-	if c == nil {
-		return
-	}
-	c.base.note(nanoseconds, calm, now)
-	switch {
-	case c.base.nanoseconds > float64(longAfter) && c.base.n >= fewSamples:
-		c.long = true
-	case c.base.nanoseconds < float64(longAfter)/2:
-		c.long = false
+	if c != nil {
+		c.base.note(nanoseconds, calm, now)
 	}
 }
 

@@ -290,6 +290,7 @@ func (s *Slots) Resume(r *Request, now int64) {
 	now = s.passLocked(now)
 	if r.state == keeping {
 		s.kept--
+		r.entered, r.gaveUp = now, false
 		r.class = s.classes.find(r.Class)
 		r.lane = s.laneOf(r.class)
 		s.startAnewLocked(r)

@@ -237,3 +237,51 @@ func TestFewConnectionsHaveNoLanes(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatKeptItsConnectionAsksAnew(t *testing.T) {
+	s := limiter.NewSlots(1, limiter.Queue{}.WithDefaults(), limiter.Adaptive{}.WithDefaults())
+	now := int64(1)
+	for range 6 { // clients that leave after 100 ms, of sessions that are hours old
+		r := &told{Request: limiter.Request{Flow: limiter.NewFlow(1, 0)}}
+		r.Waker = r
+		s.Enter(&r.Request, now)
+		s.Keep(&r.Request, now, limiter.Use{Took: time.Millisecond})
+		now += int64(time.Hour)
+		s.Resume(&r.Request, now)
+		now += int64(100 * time.Millisecond)
+		s.GiveUp(&r.Request, now)
+		s.Leave(&r.Request, now, limiter.Use{})
+		now += int64(200 * time.Millisecond)
+	}
+	if got := s.Stats().Patience; got < 90*time.Millisecond || got > 110*time.Millisecond {
+		t.Errorf("clients that left after 100 ms are taken to wait for %v", got)
+	}
+}
+
+func TestAClassThatWasSlowOnceIsShortAgain(t *testing.T) {
+	const slots = 8
+	s := limiter.NewSlots(slots, limiter.Queue{}.WithDefaults(), limiter.Adaptive{}.WithDefaults())
+	flow, now := limiter.NewFlow(1, 0), int64(1)
+	run := func(class limiter.Fingerprint, took time.Duration) {
+		r := &told{Request: limiter.Request{Flow: flow, Class: class}}
+		r.Waker = r
+		s.Enter(&r.Request, now)
+		now += int64(took)
+		s.Leave(&r.Request, now, limiter.Use{Took: took})
+	}
+	for range 100 {
+		run(1, time.Millisecond)
+	}
+	run(2, time.Second) // a lock
+	for range 20 {
+		run(1, time.Millisecond)
+		run(2, time.Millisecond)
+	}
+	for i := range slots - 1 {
+		r := &told{Request: limiter.Request{Flow: flow, Class: 2}}
+		r.Waker = r
+		if v := s.Enter(&r.Request, now); v != limiter.Granted {
+			t.Fatalf("number %d of its statements at once gets verdict %v, though slots are free", i+1, v)
+		}
+	}
+}
