@@ -12,9 +12,7 @@ type bound struct {
 }
 
 const (
-	// inTime is the part of a patience within which an answer is to be expected, as not everything can be foreseen.
-	inTime = 1.0
-	// unsure is the same where hardly anybody leaves: what is expected may well be wrong by as much.
+	// unsure is how many times a patience one may expect to wait where hardly anybody leaves: what is expected may well be wrong by as much.
 	unsure = 1.5
 	// inFlood is the part of a patience for which one may wait in a flood: whatever is served is served as soon as it can be, and the
 	// line does not run dry.
@@ -35,11 +33,10 @@ func (s *Slots) boundLocked(r *Request, now int64) bound {
 	own := time.Duration(s.pace[r.lane].interval * float64(s.slotsOfLocked(r.lane))) // as long as each holds a slot while all are taken
 	flooded := s.levels[r.Level][r.lane].flood.stands && r.Level != LevelCritical && r.lane == short
 	seen := s.leavingLocked(r.Flow)
-	switch set := s.setPatience(r.Flow); {
-	case set > 0:
+	if set := s.setPatience(r.Flow); set > 0 {
 		b.patience, b.source = set, PatienceSet
-	case seen.patience(now) > 0:
-		b.patience, b.source = time.Duration(seen.patience(now)), PatienceSeen
+	} else if known := seen.patience(now); known > 0 {
+		b.patience, b.source = time.Duration(known), PatienceSeen
 	}
 	if r.Deadline != 0 && !s.switches.noDeadlines && (!flooded || time.Duration(r.Deadline-now) < b.patience) {
 		b.patience, b.source = time.Duration(r.Deadline-now), PatienceDeadline
@@ -52,13 +49,13 @@ func (s *Slots) boundLocked(r *Request, now int64) bound {
 		b.wait = scale(b.wait, unsure)
 		return b
 	case flooded:
-		b.wait = min(scale(b.patience, inFlood), max(0, scale(b.patience, inTime)-own))
+		b.wait = min(scale(b.patience, inFlood), max(0, b.patience-own))
 		b.wait = scale(b.wait, max(0, 1-2*float64(seen.leave))) // if many leave all the same, something takes longer than it seems
 	case b.source == PatienceSeen && !seen.goesOn():
-		b.wait = min(scale(b.patience, unsure), scale(s.queue.Wait, unsure))
+		b.wait = scale(min(b.patience, s.queue.Wait), unsure)
 		return b
 	default:
-		b.wait = max(0, scale(b.patience, inTime)-own)
+		b.wait = max(0, b.patience-own)
 	}
 	b.wait = min(b.wait, s.queue.Wait)
 	return b
@@ -92,10 +89,15 @@ func (s *Slots) staleLocked(r *Request, now int64) (Denial, bool) {
 	if b.source != PatienceSeen || waited <= max(scale(b.wait, unsure), leastStale) {
 		return Denial{}, false
 	}
+	return s.shedLocked(r, waited, b), true
+}
+
+// shedLocked is the Denial of r, which waits, or would have to, for longer than it may.
+func (s *Slots) shedLocked(r *Request, wait time.Duration, b bound) Denial {
 	return Denial{
-		Err: ErrShed, Expected: waited, Limit: b.wait, Patience: b.patience, Source: b.source, Ahead: s.waiting,
-		RetryAfter: s.retryAfter(r, waited),
-	}, true
+		Err: ErrShed, Expected: wait, Limit: b.wait, Patience: b.patience, Source: b.source, Ahead: s.waiting,
+		RetryAfter: s.retryAfter(r, wait),
+	}
 }
 
 // leastStale is a wait for which nobody is too late.
@@ -120,10 +122,7 @@ func (s *Slots) shortenLocked(v *level, now int64, woken *chain) {
 			if !known || expected <= b.wait {
 				break
 			}
-			s.denyLocked(q.tail, Denial{
-				Err: ErrShed, Expected: expected, Limit: b.wait, Patience: b.patience, Source: b.source, Ahead: s.waiting,
-				RetryAfter: s.retryAfter(q.tail, expected),
-			}, woken)
+			s.denyLocked(q.tail, s.shedLocked(q.tail, expected, b), woken)
 		}
 		if i < len(v.heap) && v.heap[i] == f { // else another one has its place
 			i++

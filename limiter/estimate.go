@@ -76,20 +76,15 @@ func (s *Slots) turnsAwayLocked(r *Request, line *line, now int64, woken *chain)
 	if d, late := s.lateLocked(r, now, expected); late {
 		return d, true
 	}
-	d := Denial{Expected: expected, Limit: s.queue.Wait, Ahead: s.waiting}
 	if known && s.waiting >= fewWaiting {
-		b := s.boundLocked(r, now)
-		d.Limit, d.Patience, d.Source = b.wait, b.patience, b.source
-		if expected > d.Limit {
-			d.Err, d.RetryAfter = ErrShed, s.retryAfter(r, expected)
-			return d, true
+		if b := s.boundLocked(r, now); expected > b.wait {
+			return s.shedLocked(r, expected, b), true
 		}
 	}
 	if s.waiting >= s.length && !s.makesRoomLocked(r, line, woken) {
-		d.Err, d.RetryAfter = ErrQueueFull, s.retryAfter(r, expected)
-		return d, true
+		return Denial{Err: ErrQueueFull, Expected: expected, Limit: s.queue.Wait, Ahead: s.waiting, RetryAfter: s.retryAfter(r, expected)}, true
 	}
-	return d, false
+	return Denial{}, false
 }
 
 // fewWaiting may wait whatever the time, so that no slot stays empty for want of somebody to use it.

@@ -58,12 +58,12 @@ type crowd struct {
 	fits   bool  // if all that are connected asked at once, each would be served while it is wanted
 }
 
-// roll judges the windows that are over, and reports whether one was. empty says that nobody waits now, p how the lane moves.
-func (f *flood) roll(now int64, empty bool, p *pace, c crowd) bool {
+// due reports whether a window is over.
+func (f *flood) due(now int64) bool { return now-f.since >= floodWindow }
+
+// roll judges the windows that are over. empty says that nobody waits now, p how the lane moves.
+func (f *flood) roll(now int64, empty bool, p *pace, c crowd) {
 	passed := (now - f.since) / floodWindow
-	if passed < 1 {
-		return false
-	}
 	f.spread, f.fits = p.spread, c.fits
 	f.now.joins, f.joined = int(c.joined-f.joined), c.joined
 	f.now.still = p.stillSince(f.since + floodWindow/2)
@@ -74,7 +74,6 @@ func (f *flood) roll(now int64, empty bool, p *pace, c crowd) bool {
 		f.push(f.now)
 	}
 	f.judge(now)
-	return true
 }
 
 // judge finds out whether it is a flood now, at the end of a window.

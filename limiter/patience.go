@@ -55,6 +55,7 @@ func (s PatienceSource) String() string {
 // estimate of Kaplan and Meier, 1958). What is old counts for little.
 type leaving struct {
 	stayed, left [ages]float32 // by age
+	answers      float32       // the sum of stayed
 	leftAfter    [ages]float32 // nanoseconds, the sum for those who left
 	since        int64         // the window began
 	lost         bool          // somebody has left in it
@@ -105,6 +106,7 @@ func ageFrom(i int) int64 {
 func (l *leaving) answered(age, now int64) {
 	l.roll(now)
 	l.stayed[ageOf(age)]++
+	l.answers++
 	l.answeredNow++
 }
 
@@ -140,6 +142,7 @@ func (l *leaving) roll(now int64) {
 		l.left[i] *= keep
 		l.leftAfter[i] *= keep
 	}
+	l.answers *= keep
 	l.lately *= keep
 	l.judge()
 }
@@ -212,15 +215,6 @@ const (
 )
 
 // tells reports whether enough was seen for a verdict of its own.
-func (l *leaving) tells() bool {
-	if l.known > 0 {
-		return true
-	}
-	n := float32(0)
-	for _, stayed := range l.stayed {
-		n += stayed
-	}
-	return n >= leavingTells
-}
+func (l *leaving) tells() bool { return l.known > 0 || l.answers >= leavingTells }
 
 const leavingTells = 20 // requests

@@ -190,8 +190,11 @@ func (s *Slots) enterLocked(r *Request, now int64, woken *chain) Verdict {
 		return Waiting
 	}
 	v := &s.levels[r.Level][r.lane]
-	if v.flood.roll(now, v.waiting == 0, &s.pace[r.lane], s.crowdLocked(r, now)) && v.flood.stands && s.queue.Mode == Enforce {
-		s.shortenLocked(v, now, woken)
+	if v.flood.due(now) {
+		v.flood.roll(now, v.waiting == 0, &s.pace[r.lane], s.crowdLocked(r, now))
+		if v.flood.stands && s.queue.Mode == Enforce {
+			s.shortenLocked(v, now, woken)
+		}
 	}
 	v.flood.now.arrivals++
 	if d, no := s.turnsAwayLocked(r, line, now, woken); no && s.refusesLocked(r, d) {

@@ -3,7 +3,6 @@ package pool_test
 import (
 	"io"
 	"net"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -29,41 +28,11 @@ type middle struct {
 // listen starts it, and returns its connection string.
 func (m *middle) listen(t *testing.T, dsn string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	way, err := url.Parse(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := way.Host
 	m.stuck = make(map[net.Conn]bool)
-	m.running.Go(func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			m.pass(t, client, address)
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		m.end()
-		m.running.Wait()
-	})
-	way.Host = l.Addr().String()
-	return way.String()
+	return pgtest.Between(t, dsn, &m.running, m.end, m.pass)
 }
 
-func (m *middle) pass(t *testing.T, client net.Conn, address string) {
-	server, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Error(err)
-		client.Close()
-		return
-	}
+func (m *middle) pass(client, server net.Conn) {
 	m.mu.Lock()
 	m.stuck[server] = false
 	m.clients = append(m.clients, client)

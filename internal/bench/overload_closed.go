@@ -68,7 +68,7 @@ func (st *stage) crowd(ctx context.Context, s *side, sc script, clients int, len
 	ctx, cancel := context.WithTimeout(ctx, length+patience)
 	defer cancel()
 	began := time.Now()
-	text, err := st.lab.children.all(ctx, command{name: "pgbench", argv: append(argv, benchDatabase), env: pgEnv(s.tls)})
+	text, err := st.lab.children.output(ctx, command{name: "pgbench", argv: append(argv, benchDatabase), env: pgEnv(s.tls), both: true})
 	if ctx.Err() != nil {
 		return loop{}, ctx.Err()
 	}
@@ -92,7 +92,7 @@ func (l *loop) read(dir string, began time.Time) error {
 		return err
 	}
 	last := map[string]float64{} // when each client was served last, in seconds since 1970
-	var took []float64
+	var took []time.Duration
 	for _, f := range files {
 		text, err := os.ReadFile(filepath.Join(dir, f.Name()))
 		if err != nil {
@@ -103,39 +103,29 @@ func (l *loop) read(dir string, began time.Time) error {
 			if len(field) < 6 {
 				continue
 			}
-			micros, err := strconv.ParseFloat(field[2], 64)
+			micros, err := strconv.ParseInt(field[2], 10, 64)
 			if err != nil {
 				continue
 			}
 			seconds, _ := strconv.ParseFloat(field[4]+"."+fmt.Sprintf("%06s", field[5]), 64)
 			last[field[0]] = seconds
-			took = append(took, micros/1e3)
+			took = append(took, time.Duration(micros)*time.Microsecond)
 		}
 	}
+	slices.Sort(took)
+	l.p50, l.p99 = quantile(took, .5), quantile(took, .99)
 	if l.refused > 0 { // who was served late, and not to the end, was refused late
-		end := 0.0
+		end, longest := 0.0, quantile(took, 1)/1e3
 		for _, at := range last {
 			end = max(end, at)
 		}
 		for _, at := range last {
-			if at > float64(began.Add(early).UnixNano())/1e9 && at < end-2*l.longest(took)/1e3 {
+			if at > float64(began.Add(early).UnixNano())/1e9 && at < end-2*longest {
 				l.lately++
 			}
 		}
 	}
-	slices.Sort(took)
-	l.p50, l.p99 = rankOf(took, .5), rankOf(took, .99)
 	return nil
-}
-
-func (l *loop) longest(took []float64) float64 { return slices.Max(append(took, 0)) }
-
-// rankOf is the value that such a part of them does not exceed.
-func rankOf(sorted []float64, q float64) float64 {
-	if len(sorted) == 0 {
-		return math.NaN()
-	}
-	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
 // closed is what becomes of clients that slow down by themselves: a pool of warm functions, or pgbench.

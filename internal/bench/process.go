@@ -28,6 +28,7 @@ type command struct {
 	argv  []string
 	env   []string            // beside this program's own
 	cred  *syscall.Credential // nil: as this program's user
+	both  bool                // its standard error goes where its standard output goes, too
 	death syscall.Signal      // sent by the kernel when this program dies (SIGKILL)
 }
 
@@ -79,6 +80,9 @@ func (cs *children) start(c command, stdout io.Writer) (*child, error) {
 	cmd.Stdout, cmd.Stderr = log, log
 	if stdout != nil {
 		cmd.Stdout = stdout
+		if c.both {
+			cmd.Stderr = stdout
+		}
 	}
 	if c.death == 0 {
 		c.death = syscall.SIGKILL
@@ -108,7 +112,7 @@ func (p *child) wait(cmd *exec.Cmd) {
 	close(p.done)
 }
 
-// output runs c to its end and returns what it printed on standard output. The process is killed when ctx ends.
+// output runs c to its end and returns what it printed on standard output, also when it has failed. The process is killed when ctx ends.
 func (cs *children) output(ctx context.Context, c command) (string, error) {
 	var out bytes.Buffer
 	p, err := cs.start(c, &out)
@@ -124,26 +128,9 @@ func (cs *children) output(ctx context.Context, c command) (string, error) {
 		return "", ctx.Err()
 	}
 	if p.err != nil {
-		return "", fmt.Errorf("%s: %w: %s", c.name, p.err, tail(p.log, out.String()))
+		return out.String(), fmt.Errorf("%s: %w: %s", c.name, p.err, tail(p.log, out.String()))
 	}
 	return out.String(), nil
-}
-
-// all is output with what c printed on standard error as well, whatever its end.
-func (cs *children) all(ctx context.Context, c command) (string, error) {
-	text, err := os.CreateTemp(cs.dir, c.name+"-*.out")
-	if err != nil {
-		return "", err
-	}
-	defer os.Remove(text.Name())
-	defer text.Close()
-	c.argv = append([]string{"sh", "-c", `out=$1; shift; exec "$@" >"$out" 2>&1`, "sh", text.Name()}, c.argv...)
-	_, failed := cs.output(ctx, c)
-	b, err := os.ReadFile(text.Name())
-	if err != nil {
-		return "", err
-	}
-	return string(b), failed
 }
 
 // stop asks the process to end with sig and, should it not within grace, kills it.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -24,38 +23,11 @@ type tap struct {
 // listen starts a tap on the server of a connection URL, and returns that of the tap.
 func (p *tap) listen(t *testing.T, dsn string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	way, err := url.Parse(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := way.Host
 	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial("tcp", address)
-			if err != nil {
-				t.Error(err)
-				client.Close()
-				continue
-			}
-			running.Go(func() { _, _ = io.Copy(client, server); client.Close() })
-			running.Go(func() { _, _ = io.Copy(io.MultiWriter(server, p), client); server.Close() })
-		}
+	return pgtest.Between(t, dsn, &running, func() {}, func(client, server net.Conn) {
+		running.Go(func() { _, _ = io.Copy(client, server); client.Close() })
+		running.Go(func() { _, _ = io.Copy(io.MultiWriter(server, p), client); server.Close() })
 	})
-	t.Cleanup(func() {
-		l.Close()
-		running.Wait()
-	})
-	way.Host = l.Addr().String()
-	return way.String()
 }
 
 func (p *tap) Write(b []byte) (int, error) {
