@@ -77,7 +77,10 @@ func (b *Budget) Counts() Counts {
 func (b *Budget) Waiting() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := 0
+	return b.waitingLocked()
+}
+
+func (b *Budget) waitingLocked() (n int) {
 	for _, p := range b.pools {
 		n += p.waiting.len
 	}

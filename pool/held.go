@@ -36,7 +36,7 @@ func (p *Pool) forgetHeld(r *retiring) {
 func (b *Budget) askAboutHeld(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed || b.counts.Open() < b.cfg.Connections || !b.wantedLocked() {
+	if b.closed || b.counts.Open() < b.cfg.Connections || b.waitingLocked() == 0 {
 		return
 	}
 	for _, p := range b.pools {
@@ -45,16 +45,6 @@ func (b *Budget) askAboutHeld(now time.Time) {
 			b.running.Go(func() { p.askAbout(long) })
 		}
 	}
-}
-
-// wantedLocked reports whether anybody waits.
-func (b *Budget) wantedLocked() bool {
-	for _, p := range b.pools {
-		if p.waiting.len > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 func (p *Pool) heldSinceLocked(since time.Time) (long []*retiring) {

@@ -34,22 +34,22 @@ func (t touch) String() string {
 
 // pinRefusal is what a client is told that may not keep its server connection.
 func (r *resource) pinRefusal(t touch) *pgwire.Error {
+	return r.cannotKeep(t, "with pinning: "+string(r.pinning), "pinning: pin and pinned")
+}
+
+// fullRefusal is what it is told when as many keep theirs as may.
+func (r *resource) fullRefusal(t touch) *pgwire.Error {
+	return r.cannotKeep(t, fmt.Sprintf("for more sessions than pinned: %d", r.mostPinned), "pinned")
+}
+
+func (r *resource) cannotKeep(t touch, because, setting string) *pgwire.Error {
 	if t&touchPins == 0 { // it may be anything, for all that can be read
 		t |= touchSet
 	}
 	return &pgwire.Error{
 		Severity: "ERROR", Code: proxy.NotSupported.SQLSTATE,
-		Message: "state of a session that lasts beyond the transaction (" + t.String() + ") is not supported in pool mode " + string(r.mode) + " with pinning: " + string(r.pinning),
-		Hint:    "use pool_mode: session, or allow more with pinning: pin and pinned",
-	}
-}
-
-// fullRefusal is what a client is told that may not keep its server connection because as many do as may.
-func (r *resource) fullRefusal(t touch) *pgwire.Error {
-	return &pgwire.Error{
-		Severity: "ERROR", Code: proxy.NotSupported.SQLSTATE,
-		Message: fmt.Sprintf("state of a session that lasts beyond the transaction (%v) is not supported in pool mode %s for more sessions than pinned: %d", t, r.mode, r.mostPinned),
-		Hint:    "use pool_mode: session, or allow more with pinned",
+		Message: "state of a session that lasts beyond the transaction (" + t.String() + ") is not supported in pool mode " + string(r.mode) + " " + because,
+		Hint:    "use pool_mode: session, or allow more with " + setting,
 	}
 }
 
